@@ -1,0 +1,37 @@
+"""lossref: the reference for loss functions.
+
+Every loss is readable NumPy with its analytic gradient; ``lossref.losses()`` lists them, and each is an attribute of
+this package: ``lossref.cross_entropy(logits, labels)``, ``lossref.cross_entropy.grad(logits, labels)``.
+"""
+
+from importlib import import_module as _import_module
+
+from .core import Loss, Paper, discover, losses
+
+__version__ = "0.1.0"
+
+FAMILIES = ("primitives", "classification", "contrastive", "preference", "overlap", "sequence", "transport")
+
+for _family in FAMILIES:
+    discover(f"{__name__}.{_family}")
+
+_LAZY = {"exact": "lossref.exact", "oracle": "lossref.oracle", "bench": "lossref.bench", "kernels": "lossref.kernels"}
+
+
+def __getattr__(name: str):
+    """Losses by name; the heavier parts when they are first used."""
+    if name in _LAZY:
+        return _import_module(_LAZY[name])
+    if name == "gradcheck":
+        return _import_module("lossref.gradcheck").gradcheck
+    try:
+        return losses()[name]
+    except KeyError:
+        raise AttributeError(f"lossref has no attribute {name!r}; lossref.losses() lists the losses") from None
+
+
+def __dir__():
+    return sorted({*globals(), *losses(), *_LAZY, "gradcheck"})
+
+
+__all__ = ["FAMILIES", "Loss", "Paper", "losses"]

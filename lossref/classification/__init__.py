@@ -1,0 +1,1 @@
+"""Losses of a classifier over its logits."""

@@ -1,0 +1,1 @@
+"""Losses that compare each sample with the others of its batch."""

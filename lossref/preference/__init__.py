@@ -1,0 +1,1 @@
+"""Losses that train a policy or a reward from comparisons."""

@@ -1,0 +1,1 @@
+"""Losses over sequences, summed over alignments or segmentations."""

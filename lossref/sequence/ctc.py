@@ -1,0 +1,171 @@
+"""Connectionist temporal classification: cross-entropy against a soft target that the model itself computes."""
+
+import numpy as np
+
+from lossref.core import Flag, Integer, Labels, Lengths, Paper, Real, label_mask, like, loss, total, where
+from lossref.primitives import softmax_row
+
+
+@loss(
+    of="logits",
+    paper=Paper("Connectionist Temporal Classification", 2006, "ICML"),
+    symmetries={"shift": (), "row permutation": ()},
+)
+def ctc(
+    logits: Real("N T C", masked=True),
+    targets: Labels("N S", below="C", lengths="target_lengths", excluding="blank"),
+    input_lengths: Lengths("N", up_to="T") = None,
+    target_lengths: Lengths("N", up_to="S") = None,
+    *,
+    blank: Integer = 0,
+    zero_infinity: Flag = False,
+):
+    r"""CTC: minus the log-probability that frames, collapsed, read as the target.
+
+    .. math:: L = -\log \sum_{\pi \,:\, \mathrm{collapse}(\pi) = y} \; \prod_t p_{t,\pi_t}
+
+    Collapsing merges repeats and drops blanks. The gradient of a frame is its softmax minus the probability, given
+    the target, that the frame reads each class. "mean" divides each sample by its target length first. A target that
+    cannot be aligned has the value inf and the gradient nan for that sample only; ``zero_infinity=True`` makes both 0.
+
+    Parameters
+    ----------
+    logits
+        Scores of the classes for every frame.
+    targets
+        The labels to be read, padded with anything.
+    input_lengths
+        How many frames count, all by default.
+    target_lengths
+        How many labels count, all by default.
+    blank
+        The class that separates labels.
+    zero_infinity
+        Whether a sample that cannot be aligned counts as 0.
+
+    Examples
+    --------
+    >>> logits = np.log(np.array([[[0.6, 0.4], [0.3, 0.7]]]))
+    >>> lr.ctc(logits, np.array([[1]]))
+    0.19845...
+    >>> -np.log(0.4 * 0.7 + 0.6 * 0.7 + 0.4 * 0.3)  # the literal formula: "11", "-1", "1-"
+    0.19845...
+    """
+    lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
+    value = -lattice.log_probability(lattice.forward()[-1])
+    return where(value == np.inf, 0.0, value) if zero_infinity else value
+
+
+@ctc.gradient
+def _(logits, targets, input_lengths, target_lengths, blank, zero_infinity):
+    lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
+    p, occupancy, log_probability = softmax_row(logits).p, *lattice.occupancy(logits.shape)
+    # A frame's gradient sums to 0. Its largest entry comes from the others: p - occupancy would cancel near 1.
+    largest = label_mask(np.argmax(p, axis=2), logits.shape[2])
+    difference = where(largest, 0.0, p - occupancy)
+    g = where(largest, -total(difference, keepdims=True), difference)
+    g = where((np.arange(logits.shape[1]) < lattice.frames[:, None])[..., None], g, 0.0)
+    return where((log_probability == -np.inf)[:, None, None], 0.0 if zero_infinity else np.nan, g)
+
+
+@ctc.mean_factor
+def _(targets, target_lengths):
+    lengths = np.full(len(targets), targets.shape[1]) if target_lengths is None else target_lengths
+    return 1 / np.maximum(lengths, 1)
+
+
+@ctc.obvious
+def _(logits, targets):
+    p = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    values = []
+    for probability, target in zip(p, targets, strict=True):
+        paths = np.stack(np.meshgrid(*[np.arange(p.shape[2])] * p.shape[1], indexing="ij"), -1).reshape(-1, p.shape[1])
+        reads = [[c for c, before in zip(path, [0, *path[:-1]], strict=True) if c != before and c != 0] for path in paths]
+        right = [path for path, read in zip(paths, reads, strict=True) if read == list(target)]
+        values.append(-np.log(sum(np.prod(probability[np.arange(p.shape[1]), path]) for path in right)))
+    return np.array(values)
+
+
+@ctc.requires("blank", "a class in [0, C)")
+def _(blank, logits):
+    return 0 <= blank < logits.shape[2]
+
+
+@ctc.hard
+def _(rng, dtype):
+    path = np.array([[1, 1, 0, 1, 2], [2, 0, 2, 0, 0]])
+    targets = {"targets": np.array([[1, 1, 2], [2, 2, 0]]), "target_lengths": np.array([3, 2])}
+    for lead in (6.0, 20.0, 60.0):
+        logits = lead * label_mask(path, 3) + np.ldexp(rng.integers(-64, 64, (2, 5, 3)), -6)
+        yield f"every frame leads by {lead:g} along the target's path", {"logits": logits, **targets}
+    yield "a target that cannot be aligned", {"logits": logits[:, :2], **targets}
+
+
+class _Lattice:
+    """The states of an alignment (blank, y1, blank, y2, …, blank) over the frames.
+
+    Two columns precede the states: one that is never reached, and the start, which emits nothing.
+    """
+
+    def __init__(self, logits, targets, input_lengths, target_lengths, blank):
+        batch, num_frames, _ = logits.shape
+        self.frames = np.full(batch, num_frames) if input_lengths is None else input_lengths
+        lengths = np.full(batch, targets.shape[1]) if target_lengths is None else target_lengths
+        # Padding may hold anything; as blanks it is legal, and no path that ends at the target's length reads it.
+        targets = np.where(np.arange(targets.shape[1]) < lengths[:, None], targets, blank)
+        self.symbols = np.full((batch, 2 * targets.shape[1] + 1), blank)
+        self.symbols[:, 1::2] = targets
+        repeats = targets[:, 1:] == targets[:, :-1]
+        self.skip = np.zeros((batch, self.symbols.shape[1] + 2), bool)  # may be entered from two states before
+        self.skip[:, 3:4] = True  # the first label, from the start
+        self.skip[:, 5::2] = ~repeats
+        self.end = np.arange(self.skip.shape[1])[None] - 2 * lengths[:, None]
+        self.end = (self.end == 1) | (self.end == 2)  # the last label or the blank behind it
+        read = np.broadcast_to(self.symbols[:, None], (batch, num_frames, self.symbols.shape[1]))
+        log_p = np.take_along_axis(softmax_row(logits).log_p, read, axis=2)
+        self.log_p = np.concatenate([like(np.full((batch, num_frames, 2), -np.inf), logits), log_p], axis=2)
+
+    def never(self, columns):
+        return like(np.full((len(self.skip), columns), -np.inf), self.log_p)
+
+    def forward(self):
+        """After t frames, for t = 0 … T: the log-probability of all beginnings that end in each state."""
+        start = np.broadcast_to(np.arange(self.skip.shape[1]) == 1, self.skip.shape)
+        alphas = [like(np.where(start, 0.0, -np.inf), self.log_p)]
+        for t in range(self.log_p.shape[1]):
+            stay = alphas[-1]
+            step = np.concatenate([self.never(1), stay[:, :-1]], axis=1)
+            skip = where(self.skip, np.concatenate([self.never(2), stay[:, :-2]], axis=1), -np.inf)
+            entered = self.log_p[:, t] + _log_sum(stay, step, skip)
+            alphas.append(where((t < self.frames)[:, None], entered, stay))
+        return alphas
+
+    def backward(self):
+        """After t frames: the log-probability of all completions, the emission of frame t - 1 left out."""
+        end = like(np.where(self.end, 0.0, -np.inf), self.log_p)
+        betas = [end]
+        for t in reversed(range(self.log_p.shape[1])):
+            stay = self.log_p[:, t] + betas[-1]
+            step = np.concatenate([stay[:, 1:], self.never(1)], axis=1)
+            skip = np.concatenate([where(self.skip, stay, -np.inf)[:, 2:], self.never(2)], axis=1)
+            betas.append(where((t < self.frames)[:, None], _log_sum(stay, step, skip), end))
+        return betas[::-1]
+
+    def log_probability(self, alpha):
+        return softmax_row(where(self.end, alpha, -np.inf)).lse
+
+    def occupancy(self, shape):
+        """The probability, given the target, that a frame reads each class; and the target's log-probability."""
+        alphas = self.forward()
+        log_probability = self.log_probability(alphas[-1])
+        states = [a + b for a, b in zip(alphas[1:], self.backward()[1:], strict=True)]
+        occupancy = np.zeros(shape, self.log_p.dtype)
+        for t, log_state in enumerate(states):
+            probability = np.exp(log_state - log_probability[:, None])[:, 2:]
+            np.add.at(occupancy, (np.arange(shape[0])[:, None], t, self.symbols), probability)
+        return occupancy, log_probability
+
+
+def _log_sum(*parts):
+    """log Σ exp over the parts; -inf where all of them are."""
+    return softmax_row(np.stack(parts, axis=-1)).lse

@@ -1,0 +1,1 @@
+"""Losses that transport one distribution of mass to another."""
