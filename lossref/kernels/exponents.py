@@ -1,0 +1,106 @@
+r"""A sum of exponentials held as mantissa and exponent: no maximum is needed.
+
+Reference
+=========
+Every e^x is a pair (μ, n) meaning μ 2^n, with n an integer that is *stored as a
+floating-point number*, so that it cannot overflow for any sensible x. Pairs are added by
+
+    (μ₁, n₁) + (μ₂, n₂) = (μ₁ 2^{n₁ − n} + μ₂ 2^{n₂ − n}, n),   n = max(n₁, n₂)
+
+and both scale factors are at most 1. This too is a monoid, with the identity (0, −huge).
+
+Domain: the product x log₂e is rounded, so the reduction is right for |x| ≤ 131072 in float32 (2^41 in
+float64) and garbage far beyond. Masks below −131072 (−2^41), −∞ included, are raised to that number, and
+add 0 to every sum within `EXPONENT_LIMIT`.
+
+Kernels
+=======
+"""
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from lossref.kernels.compilation import inlined
+from lossref.kernels.exponential import INLINE, mantissa_and_exponent
+from lossref.kernels.lanes import (
+    Lanes,
+    larger,
+    largest_of,
+    load,
+    load_tail,
+    scale_by_power_of_two,
+    spread,
+    sum_of,
+    whole,
+    width,
+)
+from lossref.kernels.streaming_state import RUN
+
+__all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"]
+
+# No exponent of a number in the domain is as low as this.
+LOWEST = -1e13
+EMPTY = (0.0, LOWEST)
+
+#: The exponent of a sum must lie within ± this; otherwise (NaN included) the sum is not to be trusted.
+EXPONENT_LIMIT = {np.dtype(np.float32): 94548.0, np.dtype(np.float64): 2.0**40}
+
+
+def no_lower_than_domain(x):
+    """x, or where it is lower the lowest number that the reduction takes. NaN stays NaN."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(no_lower_than_domain, jit_options=INLINE)
+def no_lower_than_domain_on_lanes(x):
+    if not isinstance(x, Lanes):
+        return None
+    if x.element is types.float32:
+        return lambda x: larger(-131072.0, x)
+    return lambda x: larger(-(2.0**41), x)
+
+
+@inlined
+def add_pairs(mantissa1, n1, mantissa2, n2):
+    """The sum of two pairs of numbers, in float64. NaN in a mantissa stays."""
+    n = max(n1, n2)
+    return mantissa1 * np.exp2(n1 - n) + mantissa2 * np.exp2(n2 - n), n
+
+
+@inlined
+def sum_of_pairs(row):
+    """(μ, n) with Σ e^x = μ 2^n over the row, in one pass."""
+    mantissa, exponent = EMPTY
+    for start in range(0, row.size, RUN):
+        run = row[start : min(start + RUN, row.size)]
+        total, n = spread(run, 0.0), spread(run, LOWEST)
+        for j in range(0, whole(run), width(run)):
+            total, n = add_exponentials(total, n, load(run, j))
+        if whole(run) < run.size:
+            total, n = add_exponentials(total, n, load_tail(run, whole(run), -np.inf))
+        # Each lane has its own exponent; the run is closed into one pair of float64, so that no lane sums
+        # up for long.
+        highest = largest_of(n)
+        closed = sum_of(scale_by_power_of_two(total, n - highest))
+        mantissa, exponent = add_pairs(mantissa, exponent, closed, float(highest))
+    return mantissa, exponent
+
+
+@inlined
+def add_exponentials(total, n, x):
+    """The pairs (total, n) + e^x, in each lane."""
+    mantissa, exponent = mantissa_and_exponent(no_lower_than_domain(x))
+    highest = larger(exponent, n)
+    return (
+        scale_by_power_of_two(total, n - highest) + scale_by_power_of_two(mantissa, exponent - highest),
+        highest,
+    )
+
+
+@inlined
+def exponential_over_sum(x, constants):
+    """e^x / (μ 2^n), given (1/μ, n)."""
+    inverse, n = constants
+    mantissa, exponent = mantissa_and_exponent(no_lower_than_domain(x))
+    return scale_by_power_of_two(mantissa * inverse, exponent - n)

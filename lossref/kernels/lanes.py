@@ -1,0 +1,559 @@
+"""Lanes: a vector of numbers that the processor works on at once, as a Numba type.
+
+LLVM does not vectorise a running maximum or anything that it may not reorder, so the kernels say what they
+mean: `Lanes` is an LLVM vector of 256 bytes (four registers of AVX-512: four independent chains hide the
+latency of the arithmetic). LLVM splits it on narrower machines. In a kernel lanes are values like any
+other:
+
+    total = spread(row, 0.0)
+    for j in range(0, whole(row), width(row)):
+        total = total + load(row, j)
+    total = total + load_tail(row, whole(row), 0.0)         # the rest of the row, filled up with zeros
+    return sum_of(total)
+
+Arithmetic is elementwise and is never contracted or reordered, except where the name says so.
+"""
+
+import operator
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import (
+    intrinsic,
+    models,
+    overload,
+    register_model,
+)
+
+__all__ = [
+    "Lanes",
+    "absolute",
+    "exceeds",
+    "first_lane",
+    "fused_multiply_add",
+    "is_zero",
+    "larger",
+    "largest_of",
+    "load",
+    "load_tail",
+    "magnitude_is_infinite",
+    "memory_fence",
+    "misalignment",
+    "nearest_integer",
+    "scale_by_power_of_two",
+    "select",
+    "spread",
+    "store",
+    "store_around_caches",
+    "store_tail",
+    "sum_of",
+    "whole",
+    "width",
+]
+
+HAS_AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+# Four registers hold one value; half as many bytes where there are 16 registers of 256 bits instead of 32
+# of 512.
+BYTES = 256 if HAS_AVX512 else 128
+LLVM_ELEMENT = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: ir.IntType(1)}
+SUFFIX = {types.float32: "f32", types.float64: "f64"}
+INTEGER = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
+FRACTION_BITS = {types.float32: 23, types.float64: 52}
+BIAS = {types.float32: 127, types.float64: 1023}
+
+
+class Lanes(types.Type):
+    """`count` numbers of type `element`, in registers."""
+
+    def __init__(self, element, count):
+        self.element, self.count = element, count
+        super().__init__(name=f"Lanes({element} x {count})")
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        super().__init__(manager, lanes, ir.VectorType(LLVM_ELEMENT[lanes.element], lanes.count))
+
+
+def lanes_of(element):
+    return Lanes(element, BYTES * 8 // element.bitwidth)
+
+
+def float_lanes(*arguments):
+    """The type of the lanes among the arguments, if they agree and the others are numbers."""
+    found = {a for a in arguments if isinstance(a, Lanes) and a.element is not types.boolean}
+    rest = [a for a in arguments if not isinstance(a, Lanes)]
+    if len(found) == 1 and all(isinstance(a, types.Float | types.Integer) for a in rest):
+        return found.pop()
+    return None
+
+
+def row_lanes(row):
+    if isinstance(row, types.Array) and row.ndim == 1 and row.layout == "C" and row.dtype in SUFFIX:
+        return lanes_of(row.dtype)
+    return None
+
+
+# ------------------------------------------------------------------------------------------ building blocks
+
+
+def splat(builder, scalar, count):
+    vector = ir.VectorType(scalar.type, count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(
+        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    )
+
+
+def to_lanes(context, builder, value, given, lanes):
+    """Numbers are rounded to the lanes' element type and spread over all lanes."""
+    if isinstance(given, Lanes):
+        return value
+    return splat(builder, context.cast(builder, value, given, lanes.element), lanes.count)
+
+
+def llvm_function(builder, name, result, arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def vector_suffix(lanes):
+    return f"v{lanes.count}{SUFFIX[lanes.element]}"
+
+
+def vector_type(lanes):
+    return ir.VectorType(LLVM_ELEMENT[lanes.element], lanes.count)
+
+
+def call_elementwise(builder, operation, lanes, values):
+    vector = vector_type(lanes)
+    function = llvm_function(
+        builder, f"llvm.{operation}.{vector_suffix(lanes)}", vector, [vector] * len(values)
+    )
+    return builder.call(function, values)
+
+
+def lanes_intrinsic(build, number_of_arguments):
+    """An intrinsic on lanes and numbers that gives lanes of the same type; `build(context, builder, lanes,
+    values)`."""
+
+    def typed(typing_context, arguments):
+        lanes = float_lanes(*arguments)
+        if lanes is None:
+            return None
+
+        def generate(context, builder, signature, values):
+            values = [
+                to_lanes(context, builder, v, t, lanes) for v, t in zip(values, signature.args, strict=True)
+            ]
+            return build(context, builder, lanes, values)
+
+        return lanes(*arguments), generate
+
+    if number_of_arguments == 1:
+        return intrinsic(lambda typing_context, a: typed(typing_context, [a]))
+    if number_of_arguments == 2:
+        return intrinsic(lambda typing_context, a, b: typed(typing_context, [a, b]))
+    return intrinsic(lambda typing_context, a, b, c: typed(typing_context, [a, b, c]))
+
+
+# ----------------------------------------------------------------------------------------------- arithmetic
+
+_add = lanes_intrinsic(lambda context, builder, lanes, v: builder.fadd(*v), 2)
+_subtract = lanes_intrinsic(lambda context, builder, lanes, v: builder.fsub(*v), 2)
+_multiply = lanes_intrinsic(lambda context, builder, lanes, v: builder.fmul(*v), 2)
+_divide = lanes_intrinsic(lambda context, builder, lanes, v: builder.fdiv(*v), 2)
+_negate = lanes_intrinsic(lambda context, builder, lanes, v: builder.fneg(*v), 1)
+
+
+def means(python_operator, elementwise):
+    """In kernels, `python_operator` on lanes is `elementwise`."""
+
+    @overload(python_operator, jit_options={"forceinline": True})
+    def on_lanes(a, b):
+        if float_lanes(a, b) is not None:
+            return lambda a, b: elementwise(a, b)
+
+
+means(operator.add, _add)
+means(operator.sub, _subtract)
+means(operator.mul, _multiply)
+means(operator.truediv, _divide)
+
+
+@overload(operator.neg, jit_options={"forceinline": True})
+def negated(a):
+    if float_lanes(a) is not None:
+        return lambda a: _negate(a)
+
+
+#: a·b + c with one rounding.
+fused_multiply_add = lanes_intrinsic(
+    lambda context, builder, lanes, v: call_elementwise(builder, "fma", lanes, v), 3
+)
+#: The nearest integer, ties to even, as a floating-point number.
+nearest_integer = lanes_intrinsic(
+    lambda context, builder, lanes, v: call_elementwise(builder, "rint", lanes, v), 1
+)
+absolute = lanes_intrinsic(lambda context, builder, lanes, v: call_elementwise(builder, "fabs", lanes, v), 1)
+#: `a if a > b else b`: one instruction, and a NaN in `b` passes through (a NaN in `a` does not).
+larger = lanes_intrinsic(
+    lambda context, builder, lanes, v: builder.select(builder.fcmp_ordered(">", *v), *v), 2
+)
+
+
+def _scale(context, builder, lanes, values):
+    fraction, exponent = values
+    if HAS_AVX512 and lanes.count * lanes.element.bitwidth % 512 == 0:
+        return _scale_avx512(builder, lanes, fraction, exponent)
+    # Elsewhere in two factors, each of which is a normal number, so that the second rounds into the
+    # subnormals once.
+    element, integer = lanes.element, INTEGER[lanes.element]
+    vector, integers = vector_type(lanes), ir.VectorType(integer, lanes.count)
+
+    def constant(kind, number):
+        return ir.Constant(kind, [number] * lanes.count)
+
+    lowest = constant(vector, float(2 - 2 * BIAS[element]))
+    exponent = builder.select(builder.fcmp_ordered("<", exponent, lowest), lowest, exponent)
+    # Adding 1.5·2^fraction_bits puts the integer into the low bits; a NaN gives an arbitrary one, which
+    # does no harm.
+    magic = constant(vector, 1.5 * 2.0 ** FRACTION_BITS[element])
+    whole_number = builder.sub(
+        builder.bitcast(builder.fadd(exponent, magic), integers), builder.bitcast(magic, integers)
+    )
+    half = builder.ashr(whole_number, constant(integers, 1))
+    for part in (half, builder.sub(whole_number, half)):
+        biased = builder.add(part, constant(integers, BIAS[element]))
+        power = builder.bitcast(builder.shl(biased, constant(integers, FRACTION_BITS[element])), vector)
+        fraction = builder.fmul(fraction, power)
+    return fraction
+
+
+def _scale_avx512(builder, lanes, fraction, exponent):
+    """`vscalef`: one instruction, subnormals and any exponent included. The intrinsic exists for one
+    register only."""
+    each = 512 // lanes.element.bitwidth
+    register = ir.VectorType(LLVM_ELEMENT[lanes.element], each)
+    mask = ir.IntType(each)
+    name = "llvm.x86.avx512.mask.scalef.ps.512" if each == 16 else "llvm.x86.avx512.mask.scalef.pd.512"
+    function = llvm_function(builder, name, register, [register, register, register, mask, ir.IntType(32)])
+    current_rounding = ir.Constant(ir.IntType(32), 4)
+
+    def indices(start, count):
+        return ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, start + count)))
+
+    undefined = ir.Constant(vector_type(lanes), ir.Undefined)
+    parts = []
+    for start in range(0, lanes.count, each):
+        f = builder.shuffle_vector(fraction, undefined, indices(start, each))
+        e = builder.shuffle_vector(exponent, undefined, indices(start, each))
+        parts.append(builder.call(function, [f, e, f, ir.Constant(mask, -1), current_rounding]))
+    while len(parts) > 1:
+        size = parts[0].type.count
+        parts = [
+            builder.shuffle_vector(a, b, indices(0, 2 * size))
+            for a, b in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return parts[0]
+
+
+#: fraction · 2^exponent, the exponent being an integer held as a floating-point number, at most 2·126
+#: (2·1022 in float64); rounds into the subnormals and to 0. A NaN fraction stays NaN.
+scale_by_power_of_two = lanes_intrinsic(_scale, 2)
+
+
+# ---------------------------------------------------------------------------------------------- comparisons
+
+
+def comparison(build, number_of_arguments):
+    def typed(arguments):
+        lanes = float_lanes(*arguments)
+        if lanes is None:
+            return None
+        mask = Lanes(types.boolean, lanes.count)
+
+        def generate(context, builder, signature, values):
+            values = [
+                to_lanes(context, builder, v, t, lanes) for v, t in zip(values, signature.args, strict=True)
+            ]
+            return build(builder, lanes, values)
+
+        return mask(*arguments), generate
+
+    if number_of_arguments == 1:
+        return intrinsic(lambda typing_context, a: typed([a]))
+    return intrinsic(lambda typing_context, a, b: typed([a, b]))
+
+
+def _infinite(builder, lanes, values):
+    magnitude = call_elementwise(builder, "fabs", lanes, values)
+    infinity = ir.Constant(vector_type(lanes), [float("inf")] * lanes.count)
+    return builder.fcmp_ordered("==", magnitude, infinity)
+
+
+def _zero(builder, lanes, values):
+    return builder.fcmp_ordered("==", values[0], ir.Constant(vector_type(lanes), [0.0] * lanes.count))
+
+
+#: a > b in each lane, false where either is NaN.
+exceeds = comparison(lambda builder, lanes, v: builder.fcmp_ordered(">", *v), 2)
+magnitude_is_infinite = comparison(_infinite, 1)
+is_zero = comparison(_zero, 1)
+
+
+@intrinsic
+def select(typing_context, condition, yes, no):
+    """`yes if condition else no` in each lane."""
+    lanes = float_lanes(yes, no)
+    if lanes is None or not isinstance(condition, Lanes):
+        return None
+
+    def generate(context, builder, signature, values):
+        yes, no = (to_lanes(context, builder, values[k], signature.args[k], lanes) for k in (1, 2))
+        return builder.select(values[0], yes, no)
+
+    return lanes(condition, yes, no), generate
+
+
+# --------------------------------------------------------------------------------------------------- memory
+
+
+def data_pointer(context, builder, row_type, row, index):
+    """The address of row[index]; no wrap-around of negative indices, no bounds check."""
+    array = context.make_array(row_type)(context, builder, row)
+    return builder.gep(array.data, [index])
+
+
+def tail_mask(builder, count, remaining):
+    """Lane k is on where k < remaining."""
+    numbers = ir.Constant(ir.VectorType(ir.IntType(64), count), list(range(count)))
+    return builder.icmp_signed("<", numbers, splat(builder, remaining, count))
+
+
+def as_vector_pointer(builder, pointer, lanes):
+    return builder.bitcast(pointer, vector_type(lanes).as_pointer())
+
+
+@intrinsic
+def width(typing_context, row):
+    """How many lanes a row of this dtype is walked with: a constant of the compiled code."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+    return types.intp(row), lambda context, builder, s, v: ir.Constant(ir.IntType(64), lanes.count)
+
+
+@intrinsic
+def whole(typing_context, row):
+    """The length of the row, rounded down to full lanes."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+
+    def generate(context, builder, signature, values):
+        array = context.make_array(row)(context, builder, values[0])
+        size = builder.extract_value(array.shape, 0)
+        return builder.and_(size, ir.Constant(size.type, -lanes.count))
+
+    return types.intp(row), generate
+
+
+@intrinsic
+def spread(typing_context, row, number):
+    """The number in every lane of lanes that fit the row."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+
+    def generate(context, builder, signature, values):
+        return to_lanes(context, builder, values[1], number, lanes)
+
+    return lanes(row, number), generate
+
+
+@intrinsic
+def load(typing_context, row, start):
+    """row[start : start + width]."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+
+    def generate(context, builder, signature, values):
+        pointer = as_vector_pointer(builder, data_pointer(context, builder, row, *values), lanes)
+        loaded = builder.load(pointer)
+        loaded.align = row.dtype.bitwidth // 8
+        return loaded
+
+    return lanes(row, types.intp), generate
+
+
+@intrinsic
+def load_tail(typing_context, row, start, fill):
+    """row[start:], fewer than `width` numbers, the other lanes filled with `fill`. Memory beyond the row is
+    not touched."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+
+    def generate(context, builder, signature, values):
+        array = context.make_array(row)(context, builder, values[0])
+        remaining = builder.sub(builder.extract_value(array.shape, 0), values[1])
+        pointer = as_vector_pointer(builder, data_pointer(context, builder, row, values[0], values[1]), lanes)
+        mask = tail_mask(builder, lanes.count, remaining)
+        vector = vector_type(lanes)
+        function = llvm_function(
+            builder,
+            f"llvm.masked.load.{vector_suffix(lanes)}.p0",
+            vector,
+            [pointer.type, ir.IntType(32), mask.type, vector],
+        )
+        alignment = ir.Constant(ir.IntType(32), row.dtype.bitwidth // 8)
+        return builder.call(
+            function, [pointer, alignment, mask, to_lanes(context, builder, values[2], fill, lanes)]
+        )
+
+    return lanes(row, types.intp, fill), generate
+
+
+def storing(align_to_line):
+    def typed(typing_context, row, start, value):
+        lanes = row_lanes(row)
+        if lanes is None or value != lanes or not row.mutable:
+            return None
+
+        def generate(context, builder, signature, values):
+            pointer = as_vector_pointer(
+                builder, data_pointer(context, builder, row, values[0], values[1]), lanes
+            )
+            instruction = builder.store(values[2], pointer)
+            instruction.align = row.dtype.bitwidth // 8
+            if align_to_line:
+                instruction.align = 64
+                one = ir.Constant(ir.IntType(32), 1)
+                instruction.set_metadata("nontemporal", builder.module.add_metadata([one]))
+            return context.get_dummy_value()
+
+        return types.void(row, types.intp, value), generate
+
+    return intrinsic(typed)
+
+
+#: row[start : start + width] = value
+store = storing(align_to_line=False)
+#: The same around the caches: the line is not read before it is written. The address must be a multiple of
+#: 64 bytes, and `memory_fence` must come before another thread may read.
+store_around_caches = storing(align_to_line=True)
+
+
+@intrinsic
+def store_tail(typing_context, row, start, value):
+    """row[start:] = value's first lanes."""
+    lanes = row_lanes(row)
+    if lanes is None or value != lanes or not row.mutable:
+        return None
+
+    def generate(context, builder, signature, values):
+        array = context.make_array(row)(context, builder, values[0])
+        remaining = builder.sub(builder.extract_value(array.shape, 0), values[1])
+        pointer = as_vector_pointer(builder, data_pointer(context, builder, row, values[0], values[1]), lanes)
+        mask = tail_mask(builder, lanes.count, remaining)
+        function = llvm_function(
+            builder,
+            f"llvm.masked.store.{vector_suffix(lanes)}.p0",
+            ir.VoidType(),
+            [vector_type(lanes), pointer.type, ir.IntType(32), mask.type],
+        )
+        alignment = ir.Constant(ir.IntType(32), row.dtype.bitwidth // 8)
+        builder.call(function, [values[2], pointer, alignment, mask])
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, value), generate
+
+
+@intrinsic
+def misalignment(typing_context, row):
+    """How many elements of the row come before its first multiple of 64 bytes."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+
+    def generate(context, builder, signature, values):
+        integer = ir.IntType(64)
+        address = builder.ptrtoint(
+            data_pointer(context, builder, row, values[0], ir.Constant(integer, 0)), integer
+        )
+        to_next = builder.and_(builder.neg(address), ir.Constant(integer, 63))
+        return builder.udiv(to_next, ir.Constant(integer, row.dtype.bitwidth // 8))
+
+    return types.intp(row), generate
+
+
+@intrinsic
+def memory_fence(typing_context):
+    """What was stored around the caches is visible to the other threads after this."""
+
+    def generate(context, builder, signature, values):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+# ----------------------------------------------------------------------------------- from lanes to a number
+
+
+@intrinsic
+def largest_of(typing_context, value):
+    """The largest lane; NaN lanes are passed over while there is another."""
+    if not isinstance(value, Lanes):
+        return None
+
+    def generate(context, builder, signature, values):
+        vector = vector_type(value)
+        name = f"llvm.vector.reduce.fmax.{vector_suffix(value)}"
+        return builder.call(llvm_function(builder, name, vector.element, [vector]), values)
+
+    return value.element(value), generate
+
+
+@intrinsic
+def sum_of(typing_context, value):
+    """The sum of the lanes, pairwise, in float64."""
+    if not isinstance(value, Lanes):
+        return None
+
+    def generate(context, builder, signature, values):
+        (vector,) = values
+        count = value.count
+        double = ir.DoubleType()
+        if value.element is types.float32:
+            vector = builder.fpext(vector, ir.VectorType(double, count))
+        while count > 1:
+            count //= 2
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            halves = [
+                builder.shuffle_vector(
+                    vector,
+                    undefined,
+                    ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(s, s + count))),
+                )
+                for s in (0, count)
+            ]
+            vector = builder.fadd(*halves)
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return types.float64(value), generate
+
+
+@intrinsic
+def first_lane(typing_context, value):
+    if not isinstance(value, Lanes):
+        return None
+
+    def generate(context, builder, signature, values):
+        return builder.extract_element(values[0], ir.Constant(ir.IntType(32), 0))
+
+    return value.element(value), generate

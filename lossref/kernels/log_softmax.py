@@ -1,0 +1,153 @@
+r"""log softmax(x)_j = x_j − log Σ_k e^{x_k} along an axis, and its gradient.
+
+Reference
+=========
+    m = max x,   r = Σ e^{x − m} without the maximum's own 1
+    value      (x_j − m) − log1p(r)
+    gradient   ω_j − p_j Σ_k ω_k;  at the maximum  ω_* (1 − p_*) − p_* Σ_{k≠*} ω_k,   1 − p_* = r / (1 + r)
+
+The second form of the gradient is the same number; only at the maximum can p be so near to 1 that the first
+one loses it. A masked entry (−∞) has the value −∞ and the gradient 0, and its cotangent is ignored.
+
+Kernels
+=======
+"""
+
+import math
+
+import numpy as np
+
+from lossref.kernels.compilation import inlined, kernel
+from lossref.kernels.exponential import scaled_exponential
+from lossref.kernels.lanes import (
+    load,
+    load_tail,
+    magnitude_is_infinite,
+    memory_fence,
+    select,
+    spread,
+    sum_of,
+    whole,
+    width,
+)
+from lossref.kernels.rows import (
+    around_caches,
+    empty_result,
+    finish,
+    in_parallel,
+    pieces,
+    pieces_of_a_row,
+    read_only,
+    split_rows_or_elements,
+    to_rows,
+)
+from lossref.kernels.streaming_state import RUN, absorb, compensated, finite, index_of, state_of_long_row
+from lossref.kernels.writing import write, write_beside
+
+__all__ = ["value", "value_and_vjp", "vjp"]
+
+
+@inlined
+def log_probability(x, constants):
+    shift, log_total = constants
+    return (x - shift) - log_total
+
+
+@kernel
+def log_softmax_forward(rows, result, streamed):
+    for i in range(rows.shape[0]):
+        m, r = absorb(rows[i], -np.inf, 0.0, None)
+        log_total = np.log1p(r) if m > -np.inf else np.nan
+        write(log_probability, rows[i], (m, log_total), result[i], streamed)
+    memory_fence()
+
+
+@kernel
+def write_log_probabilities(piece, m, log_total, result, streamed):
+    write(log_probability, piece, (m, log_total), result, streamed)
+    memory_fence()
+
+
+@inlined
+def sum_of_unmasked(row, cotangent):
+    """Σ cotangent[k] over the entries that are not masked."""
+    total, lost = 0.0, 0.0
+    for start in range(0, row.size, RUN):
+        stop = min(start + RUN, row.size)
+        run, beside = row[start:stop], cotangent[start:stop]
+        terms = spread(beside, 0.0)
+        for j in range(0, whole(run), width(run)):
+            terms = terms + select(magnitude_is_infinite(load(run, j)), 0.0, load(beside, j))
+        if whole(run) < run.size:
+            masked = magnitude_is_infinite(load_tail(run, whole(run), -np.inf))
+            terms = terms + select(masked, 0.0, load_tail(beside, whole(run), 0.0))
+        total, lost = compensated(total, lost, sum_of(terms))
+    return total + lost
+
+
+@inlined
+def cotangent_minus_share(x, cotangent, constants):
+    """ω_j − p_j Σω, and 0 at a mask."""
+    shift, minus_total_over_sum = constants
+    share = scaled_exponential(x - shift, minus_total_over_sum)
+    return select(magnitude_is_infinite(x), 0.0, cotangent + share)
+
+
+@kernel
+def log_softmax_backward(rows, cotangent, result, streamed):
+    for i in range(rows.shape[0]):
+        row, weights = rows[i], cotangent[i]
+        m, r = absorb(row, -np.inf, 0.0, None)
+        star = index_of(row, m)
+        rest = sum_of_unmasked(row[:star], weights[:star]) + sum_of_unmasked(
+            row[star + 1 :], weights[star + 1 :]
+        )
+        constants = (finite(m), -(rest + weights[star]) / (1.0 + r))
+        write_beside(cotangent_minus_share, row, weights, constants, result[i], streamed)
+        # A NaN row has no maximum to speak of: whatever stands there stays.
+        if r == r and m > -np.inf:
+            result[i, star] = weights[star] * (r / (1.0 + r)) - rest / (1.0 + r)
+    memory_fence()
+
+
+# Launch
+
+
+def value(x, *, axis=-1, out=None):
+    """log softmax(x) along `axis`."""
+    x = np.asarray(x)
+    rows, axis = to_rows("x", x, axis)
+    result = empty_result(rows, x, axis, out)
+    streamed = around_caches(result)
+    if split_rows_or_elements(rows):
+        for i, row in enumerate(rows):
+            m, r = state_of_long_row(row)
+            log_total = math.log1p(r) if m > -math.inf else math.nan
+            in_parallel(
+                lambda a, b, i=i, m=m, log_total=log_total: write_log_probabilities(
+                    rows[i, a:b], m, log_total, result[i, a:b], streamed
+                ),
+                pieces_of_a_row(row.size),
+            )
+    else:
+        in_parallel(lambda a, b: log_softmax_forward(rows[a:b], result[a:b], streamed), pieces(*rows.shape))
+    return finish(result, x, axis, out)
+
+
+def vjp(x, *, axis=-1, cotangent, out=None):
+    """ω_j − p_j Σ_k ω_k, without cancellation at the maximum."""
+    x = np.asarray(x)
+    rows, axis = to_rows("x", x, axis)
+    cotangent = np.broadcast_to(np.asarray(cotangent), x.shape)
+    weights = read_only(np.moveaxis(cotangent, axis, -1).reshape(rows.shape), rows.dtype)
+    result = empty_result(rows, x, axis, out)
+    streamed = around_caches(result)
+    in_parallel(
+        lambda a, b: log_softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape)
+    )
+    return finish(result, x, axis, out)
+
+
+def value_and_vjp(x, *, axis=-1, cotangent, out=None):
+    """The log-probabilities, and the gradient (to which `out` belongs)."""
+    return value(x, axis=axis), vjp(x, axis=axis, cotangent=cotangent, out=out)

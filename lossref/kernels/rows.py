@@ -1,0 +1,166 @@
+"""From the caller's array to rows, and the division of rows among threads.
+
+A kernel sees rows: a C-contiguous, aligned, read-only array of shape (rows, length) in float32 or float64.
+An axis that is not the last is moved to the end, which copies; float16 and bfloat16 become float32 and are
+rounded once, at the end. Inputs are passed read-only, so that a kernel that writes to one does not compile.
+
+Threads are Python's own: a kernel runs without the interpreter's lock, calls from several threads at once
+are safe, nothing spins between calls, and a forked process starts anew. Their number is Numba's
+(`NUMBA_NUM_THREADS`, `numba.set_num_threads`).
+"""
+
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numba
+import numpy as np
+
+__all__ = [
+    "around_caches",
+    "computed_in",
+    "empty_result",
+    "finish",
+    "in_parallel",
+    "pieces",
+    "pieces_of_a_row",
+    "read_only",
+    "split_rows_or_elements",
+    "to_rows",
+]
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+COMPUTED_IN = {
+    np.dtype(np.float16): np.dtype(np.float32),
+    BFLOAT16: np.dtype(np.float32),
+    np.dtype(np.float32): np.dtype(np.float32),
+    np.dtype(np.float64): np.dtype(np.float64),
+}
+
+# Below this many elements a second thread costs more than it brings.
+WORTH_A_THREAD = 100_000
+# A result larger than this will not be found in a cache by whoever reads it, so it need not pass through one.
+LARGER_THAN_CACHES = 32 << 20
+
+
+def computed_in(name, array):
+    """The dtype in which a kernel computes for this argument."""
+    try:
+        return COMPUTED_IN[array.dtype]
+    except KeyError:
+        raise TypeError(
+            f"{name}: the numba path takes float16, bfloat16, float32 or float64, not {array.dtype}"
+        ) from None
+
+
+def read_only(array, dtype):
+    """A C-contiguous, aligned, read-only view (a copy where it must be)."""
+    view = np.require(array, dtype, ["C", "A"]).view()
+    view.flags.writeable = False
+    return view
+
+
+def to_rows(name, array, axis):
+    """(rows, axis as a non-negative number). The reduced axis must not be empty."""
+    array = np.asarray(array)
+    dtype = computed_in(name, array)
+    if array.ndim == 0:
+        raise ValueError(f"{name}: expected at least one dimension, got a scalar")
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(f"axis: {axis} is out of range for {name} of shape {array.shape}")
+    axis %= array.ndim
+    length = array.shape[axis]
+    if length == 0:
+        raise ValueError(f"{name}: the reduced axis {axis} is empty (shape {array.shape})")
+    moved = np.moveaxis(array, axis, -1)
+    return read_only(moved.reshape(math.prod(moved.shape[:-1]), length), dtype), axis
+
+
+def empty_result(rows, array, axis, out):
+    """Rows to write to: the memory of `out` where that is possible, else fresh memory (allocated by NumPy,
+    which asks for huge pages)."""
+    if out is not None:
+        check_out(out, array.shape, array.dtype)
+        if out.dtype == rows.dtype and axis == out.ndim - 1 and out.flags.aligned:
+            return out.reshape(rows.shape)
+    return np.empty(rows.shape, rows.dtype)
+
+
+def check_out(out, shape, dtype):
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"out: expected an array of {dtype} {shape}, got {got}")
+    if not out.flags.c_contiguous:
+        raise ValueError("out: must be C-contiguous")
+    if not out.flags.writeable:
+        raise ValueError("out: must be writeable")
+
+
+def finish(result, array, axis, out):
+    """Result rows in the shape, axis order and dtype of `array`."""
+    if out is not None and np.may_share_memory(result, out):
+        return out
+    moved_shape = array.shape[:axis] + array.shape[axis + 1 :] + (array.shape[axis],)
+    moved = np.moveaxis(result.reshape(moved_shape), -1, axis)
+    if out is None:
+        return moved.astype(array.dtype, copy=False)
+    out[...] = moved
+    return out
+
+
+# -------------------------------------------------------------------------------------------------- threads
+
+_pool = None
+
+
+def _forget_pool():
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def in_parallel(work, parts):
+    """[work(*part) for part in parts], the first one in this thread."""
+    global _pool
+    if len(parts) <= 1:
+        return [work(*part) for part in parts]
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS), "lossref")
+    others = [_pool.submit(work, *part) for part in parts[1:]]
+    try:
+        first = work(*parts[0])
+    finally:
+        for other in others:
+            other.exception()
+    return [first] + [other.result() for other in others]
+
+
+def pieces(count, elements_each):
+    """Consecutive (start, stop) that divide `count` things of so many elements among the threads."""
+    if count * elements_each < 2 * WORTH_A_THREAD:
+        return [(0, count)]
+    threads = min(numba.get_num_threads(), count, count * elements_each // WORTH_A_THREAD)
+    bounds = [count * k // threads for k in range(threads + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def pieces_of_a_row(length):
+    """The same for the elements of one row, in multiples of 4096 elements."""
+    bounds = [(start + 4095) // 4096 * 4096 for start, _ in pieces(length, 1)] + [length]
+    return list(itertools.pairwise(bounds))
+
+
+def split_rows_or_elements(rows):
+    """True where there are fewer rows than threads and they are long: then the elements of each row are
+    divided."""
+    count, length = rows.shape
+    return length >= 2 * WORTH_A_THREAD and count < 2 * numba.get_num_threads()
+
+
+def around_caches(result):
+    return result.nbytes > LARGER_THAN_CACHES

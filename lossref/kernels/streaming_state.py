@@ -1,0 +1,174 @@
+r"""Log-sum-exp as a monoid: the accurate streaming state.
+
+Reference
+=========
+The state (m, r) of a set of numbers stands for Σ e^x = e^m (1 + r): m is the maximum,
+and the maximum's own 1 is left out of r. So a row in which one number leads by 40 keeps all the digits of r
+= 1e-18, which 1 + r would lose.
+
+    identity   (−∞, 0)
+    element    x ↦ (x, 0)
+    merge      for m₁ ≥ m₂:  (m₁, r₁ + (1 + r₂) e^{m₂ − m₁})
+    result     log Σ e^x = m + log1p(r)
+
+The merge is associative and commutative, so the numbers may be taken in any order and any grouping: lanes,
+blocks, threads. NaN or +∞ among the numbers makes r NaN. A set of −∞ alone (every class masked) is the
+identity.
+
+Kernels
+=======
+`absorb` takes in a row block by block. A block stays in the first cache while it is read
+twice, first for its maximum and then for Σ e^{x−m}, so memory is read once and the state is rescaled at
+most once a block, not once an element.
+"""
+
+import math
+
+import numpy as np
+
+from lossref.kernels.compilation import inlined, kernel
+from lossref.kernels.exponential import capped, scaled_exponential
+from lossref.kernels.lanes import (
+    is_zero,
+    larger,
+    largest_of,
+    load,
+    load_tail,
+    select,
+    spread,
+    sum_of,
+    whole,
+    width,
+)
+from lossref.kernels.rows import in_parallel, pieces_of_a_row
+
+__all__ = [
+    "IDENTITY",
+    "absorb",
+    "compensated",
+    "finite",
+    "index_of",
+    "largest",
+    "merge",
+    "seen",
+    "state_of_long_row",
+    "sum_of_exponentials",
+]
+
+#: The state of no number at all.
+IDENTITY = (-math.inf, 0.0)
+
+# 16 KB of float32, 32 KB of float64: a block fits into the first cache.
+BLOCK = 4096
+# Lanes are added up for this many elements before the sum goes into a float64: 16 additions a lane, so that
+# no rounding error can repeat itself often, even when all the terms are equal.
+RUN = 1024
+# The terms are added up 2^64 times too large, which costs nothing: where every other number trails by 90 or
+# more, they would be subnormal float32 with only a few digits.
+HEADROOM = 2.0**64
+
+
+@inlined
+def merge(m1, r1, m2, r2):
+    """The state of the union of two sets."""
+    if m1 >= m2:
+        return m1, r1 + ((1.0 + r2) * math.exp(m2 - m1) if m2 > -np.inf else r2)
+    if m2 > m1:
+        return m2, r2 + ((1.0 + r1) * math.exp(m1 - m2) if m1 > -np.inf else r1)
+    return np.nan, np.nan
+
+
+@inlined
+def seen(x, cap):
+    """The logit that the loss sees: x, or c tanh(x/c) under a soft-cap."""
+    return x if cap is None else capped(x, cap)
+
+
+@inlined
+def finite(m):
+    """What to subtract from numbers whose maximum is m: not −∞, since −∞ − (−∞) is NaN."""
+    return m if m > -np.inf else 0.0
+
+
+@inlined
+def largest(row, cap):
+    """The largest number of the row; NaN is passed over, `sum_of_exponentials` will meet it."""
+    top = spread(row, -np.inf)
+    for j in range(0, whole(row), width(row)):
+        top = larger(load(row, j), top)
+    if whole(row) < row.size:
+        top = larger(load_tail(row, whole(row), -np.inf), top)
+    # The cap is increasing: capping the largest is the largest of the capped.
+    return float(largest_of(seen(spread(row, largest_of(top)), cap)))
+
+
+@inlined
+def sum_of_exponentials(row, shift, cap):
+    """(Σ e^{x − shift} over x ≠ shift, the number of x equal to shift)."""
+    total, lost, equal = 0.0, 0.0, 0.0
+    for start in range(0, row.size, RUN):
+        run = row[start : min(start + RUN, row.size)]
+        others, ones = spread(run, 0.0), spread(run, 0.0)
+        for j in range(0, whole(run), width(run)):
+            difference = seen(load(run, j), cap) - shift
+            leads = is_zero(difference)
+            others = select(leads, others, others + scaled_exponential(difference, HEADROOM))
+            ones = select(leads, ones + 1.0, ones)
+        if whole(run) < run.size:
+            difference = seen(load_tail(run, whole(run), -np.inf), cap) - shift
+            leads = is_zero(difference)
+            others = select(leads, others, others + scaled_exponential(difference, HEADROOM))
+            ones = select(leads, ones + 1.0, ones)
+        total, lost = compensated(total, lost, sum_of(others))
+        equal += sum_of(ones)
+    return (total + lost) / HEADROOM, equal
+
+
+@inlined
+def compensated(total, lost, term):
+    """total + term, and what the rounding of total has lost so far (Neumaier)."""
+    added = total + term
+    if abs(total) >= abs(term):
+        return added, lost + ((total - added) + term)
+    return added, lost + ((term - added) + total)
+
+
+@inlined
+def absorb(row, m, r, cap):
+    """The state (m, r) after the numbers of the row."""
+    lost = 0.0
+    for start in range(0, row.size, BLOCK):
+        block = row[start : min(start + BLOCK, row.size)]
+        top = largest(block, cap)
+        leaders = 0.0
+        if top > m:
+            shrink = math.exp(m - top)
+            r, lost = (1.0 + r) * shrink, lost * shrink
+            m, leaders = top, 1.0
+        others, equal = sum_of_exponentials(block, finite(m), cap)
+        r, lost = compensated(r, lost, others + (equal - leaders))
+    return m, r + lost
+
+
+@inlined
+def index_of(row, number):
+    """The first place of `number` in the row (0 if it is not there)."""
+    for j in range(row.size):
+        if row[j] == number:
+            return j
+    return 0
+
+
+@kernel
+def state_of_piece(piece):
+    """The state (m, r) of a part of a row."""
+    return absorb(piece, -np.inf, 0.0, None)
+
+
+def state_of_long_row(row):
+    """The state of a row, its parts taken in by different threads and merged."""
+    states = in_parallel(lambda start, stop: state_of_piece(row[start:stop]), pieces_of_a_row(row.size))
+    m, r = IDENTITY
+    for state in states:
+        m, r = merge.py_func(m, r, *state)
+    return m, r
