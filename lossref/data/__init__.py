@@ -21,13 +21,13 @@ class Digits(NamedTuple):
     labels
         int64 (64,): the right classes, 0 to 9.
     logits
-        float64 (64, 10): of a softmax classifier (one linear layer on the pixels) trained until it converged. 58
-        images are right; half of all lead by more than 62, the surest by 164, and the worst is wrong by 74.
+        float64 (64, 10): of a softmax classifier (one linear layer on the pixels) trained until it converged.
+        58 images are right; half of all lead by more than 62, the surest by 164, and the worst is wrong by 74.
     early_logits
         float64 (64, 10): of the same classifier after three steps of its training: leads from -3.5 to 4.8.
     embeddings
-        float64 (64, 64): the images as vectors of length 1; ``embeddings @ shifted_embeddings.T`` are similarities,
-        with the positives on the diagonal.
+        float64 (64, 64): the images as vectors of length 1. ``embeddings @ shifted_embeddings.T`` are
+        similarities, with the positives on the diagonal.
     shifted_embeddings
         float64 (64, 64): a second view, each image moved by one pixel, again of length 1.
     """
@@ -42,5 +42,6 @@ class Digits(NamedTuple):
 
 def digits() -> Digits:
     """The shipped arrays, freshly read: change them as you like."""
-    with (files(__name__) / "digits_logits.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    path = files(__name__) / "digits_logits.npz"
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Digits(**{name: arrays[name] for name in Digits._fields})

@@ -40,7 +40,9 @@ def shifted(images, rng):
     """Each image moved by one pixel, in a direction of its own; what enters is paper."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     chosen = rng.integers(len(MOVES), size=len(images))
-    return np.stack([padded[i, 1 + dy : 9 + dy, 1 + dx : 9 + dx] for i, (dy, dx) in enumerate(MOVES[c] for c in chosen)])
+    return np.stack(
+        [padded[i, 1 + dy : 9 + dy, 1 + dx : 9 + dx] for i, (dy, dx) in enumerate(MOVES[c] for c in chosen)]
+    )
 
 
 def unit_length(images):
@@ -81,7 +83,8 @@ def main():
         others = np.where(np.arange(10) == labels[:, None], -np.inf, logits).max(axis=1)
         leads = logits[np.arange(len(labels)), labels] - others
         low, middle, high = np.quantile(leads, [0, 0.5, 1])
-        print(f"{name}: {(leads > 0).sum()} of {len(labels)} right; leads {low:.1f} to {high:.1f}, half above {middle:.1f}")
+        right = f"{(leads > 0).sum()} of {len(labels)} right"
+        print(f"{name}: {right}; leads {low:.1f} to {high:.1f}, half above {middle:.1f}")
     print(f"wrote {target.name}, {target.stat().st_size} bytes")
 
 
