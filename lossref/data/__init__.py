@@ -22,7 +22,7 @@ class Digits(NamedTuple):
         int64 (64,): the right classes, 0 to 9.
     logits
         float64 (64, 10): of a softmax classifier (one linear layer on the pixels) trained until it converged.
-        58 images are right; half of all lead by more than 62, the surest by 164, and the worst is wrong by 74.
+        58 images are right; half of all lead by more than 62, the surest by 164; the worst is wrong by 74.
     early_logits
         float64 (64, 10): of the same classifier after three steps of its training: leads from -3.5 to 4.8.
     embeddings
