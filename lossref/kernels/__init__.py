@@ -14,7 +14,7 @@ What they share, from the bottom up:
     exponential          e^x and tanh on lanes, by polynomial
     streaming_state      log-sum-exp as a monoid: the state (m, r), its merge, and one pass over a row
     exponents            the same sum held as mantissa and exponent, which needs no maximum
-    writing              the last pass over a row: an elementwise formula, stored around the caches if it is large
+    writing              the last pass over a row: an elementwise formula, stored around the caches
     rows                 any axis, any strides, any dtype → rows; and the division of rows among threads
 
 Nothing is imported here: ``import lossref.kernels`` costs nothing, and Numba comes in with the first

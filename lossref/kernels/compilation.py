@@ -1,4 +1,5 @@
-"""How a kernel is compiled: when first called, once per dtype, without the interpreter's lock, cached on disk.
+"""How a kernel is compiled: when first called, once per dtype, and cached on disk; it runs without the
+interpreter's lock.
 
 No fast-math flag is set anywhere. `nnan` and `ninf` would make a masked class (−∞) or a NaN undefined
 behaviour, and the freedom to reorder a sum is not needed where the lanes are written out (see `lanes`).

@@ -146,7 +146,7 @@ def mantissa_and_exponent(x):
 
 @inlined
 def scaled_exponential(x, factor):
-    """factor · e^x for x ≤ 88 (709 in float64); e^{−∞} = 0, e^{+∞} is NaN.
+    """factor · e^x for x ≤ 88 (709 in float64); e^{−∞} = 0, e^{+∞} is not finite.
 
     The factor comes before the power of two: a subnormal result is rounded once, and is right to its last
     bit.
@@ -157,7 +157,7 @@ def scaled_exponential(x, factor):
 
 @inlined
 def exponential(x):
-    """e^x for x ≤ 88 (709 in float64), subnormal results included; e^{−∞} = 0, e^{+∞} is NaN."""
+    """e^x for x ≤ 88 (709 in float64), subnormal results included; e^{−∞} = 0, e^{+∞} is not finite."""
     return scaled_exponential(x, 1.0)
 
 

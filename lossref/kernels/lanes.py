@@ -50,6 +50,7 @@ __all__ = [
     "store_tail",
     "sum_of",
     "whole",
+    "widened",
     "width",
 ]
 
@@ -546,6 +547,21 @@ def sum_of(typing_context, value):
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     return types.float64(value), generate
+
+
+@intrinsic
+def widened(typing_context, value):
+    """The same numbers in float64."""
+    if not isinstance(value, Lanes) or value.element not in SUFFIX:
+        return None
+    wide = Lanes(types.float64, value.count)
+
+    def generate(context, builder, signature, values):
+        if value == wide:
+            return values[0]
+        return builder.fpext(values[0], vector_type(wide))
+
+    return wide(value), generate
 
 
 @intrinsic

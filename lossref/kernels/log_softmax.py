@@ -28,6 +28,7 @@ from lossref.kernels.lanes import (
     spread,
     sum_of,
     whole,
+    widened,
     width,
 )
 from lossref.kernels.rows import (
@@ -70,17 +71,17 @@ def write_log_probabilities(piece, m, log_total, result, streamed):
 
 @inlined
 def sum_of_unmasked(row, cotangent):
-    """Σ cotangent[k] over the entries that are not masked."""
+    """Σ cotangent[k] over the entries that are not masked, in float64: the numbers may have both signs."""
     total, lost = 0.0, 0.0
     for start in range(0, row.size, RUN):
         stop = min(start + RUN, row.size)
         run, beside = row[start:stop], cotangent[start:stop]
-        terms = spread(beside, 0.0)
+        terms = widened(spread(beside, 0.0))
         for j in range(0, whole(run), width(run)):
-            terms = terms + select(magnitude_is_infinite(load(run, j)), 0.0, load(beside, j))
+            terms = terms + widened(select(magnitude_is_infinite(load(run, j)), 0.0, load(beside, j)))
         if whole(run) < run.size:
             masked = magnitude_is_infinite(load_tail(run, whole(run), -np.inf))
-            terms = terms + select(masked, 0.0, load_tail(beside, whole(run), 0.0))
+            terms = terms + widened(select(masked, 0.0, load_tail(beside, whole(run), 0.0)))
         total, lost = compensated(total, lost, sum_of(terms))
     return total + lost
 

@@ -1,0 +1,116 @@
+"""Any memory layout, any of the four dtypes, untouched inputs."""
+
+import subprocess
+import sys
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lossref.kernels import cross_entropy, log_softmax, logsumexp, softmax
+
+LABELS = np.array([3, 0, 16, 5])
+WEIGHTS = np.array([0.5, 1.0, -2.0, 0.0])
+
+
+def every_result(x, cotangent):
+    return [
+        logsumexp.value(x),
+        logsumexp.vjp(x, cotangent=WEIGHTS),
+        *(softmax.value(x, algorithm=a) for a in ("three_pass", "online", "two_pass")),
+        softmax.vjp(x, cotangent=cotangent),
+        *log_softmax.value_and_vjp(x, cotangent=cotangent),
+        *cross_entropy.value_and_vjp(x, LABELS, cotangent=WEIGHTS),
+        *cross_entropy.value_and_vjp(x, LABELS, cotangent=WEIGHTS, label_smoothing=0.1, softcap=5.0),
+    ]
+
+
+def layouts(x):
+    """The same numbers: transposed, strided, reversed, unaligned, read-only, big-endian-free."""
+    yield np.asfortranarray(x)
+    wide = np.full((8, 2 * x.shape[1]), np.nan, x.dtype)
+    wide[::2, ::2] = x
+    yield wide[::2, ::2]
+    yield np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1]
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    unaligned = raw[1:].view(x.dtype).reshape(x.shape)
+    unaligned[...] = x
+    assert not unaligned.flags.aligned
+    yield unaligned
+    for start in range(1, 17, 5):
+        buffer = np.zeros(x.size + 16, x.dtype)
+        shifted = buffer[start : start + x.size].reshape(x.shape)
+        shifted[...] = x
+        yield shifted
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    yield frozen
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_layouts(dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 17)).astype(dtype)
+    cotangent = rng.standard_normal((4, 17)).astype(dtype)
+    expected = every_result(x, cotangent)
+    layouts_of_both = zip(layouts(x), layouts(cotangent), strict=True)
+    for one, other in layouts_of_both:
+        before = np.array(one)
+        for a, b in zip(every_result(one, other), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(one, before)
+
+
+def test_broadcast_inputs():
+    x = np.broadcast_to(np.arange(5.0), (3, 5))
+    np.testing.assert_array_equal(softmax.value(x), softmax.value(x.copy()))
+    np.testing.assert_array_equal(
+        log_softmax.vjp(x, cotangent=np.broadcast_to(1.0, x.shape)),
+        log_softmax.vjp(x, cotangent=np.ones(x.shape)),
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_16_bits_are_computed_wide_and_rounded_once(dtype):
+    rng = np.random.default_rng(0)
+    x = (3 * rng.standard_normal((4, 17))).astype(dtype)
+    cotangent = rng.standard_normal((4, 17)).astype(dtype)
+    wide = every_result(x.astype(np.float32), cotangent.astype(np.float32))
+    for result, expected in zip(every_result(x, cotangent), wide, strict=True):
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, expected.astype(dtype))
+    out = np.empty_like(x)
+    assert softmax.value(x, out=out) is out
+    np.testing.assert_array_equal(out, wide[2].astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_the_target_gradient_of_16_bits_is_not_a_rounded_probability_minus_one(dtype):
+    x = np.array([[8.0, 0.0, 0.0]], dtype)
+    gradient = cross_entropy.vjp(x, [0], cotangent=np.ones(1))
+    expected = -2 * np.exp(-8) / (1 + 2 * np.exp(-8))
+    assert float(gradient[0, 0]) == float(np.array(expected, dtype))
+
+
+def test_calls_from_several_threads_at_once():
+    x = np.random.default_rng(0).standard_normal((400, 1000)).astype(np.float32)
+    expected = softmax.value(x)
+    results = [None] * 4
+
+    def work(k):
+        for _ in range(20):
+            results[k] = softmax.value(x)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_importing_the_package_imports_no_numba():
+    code = "import sys, lossref.kernels; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

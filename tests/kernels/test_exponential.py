@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from numba import njit
+
+from lossref.kernels import lanes as lanes_module
+from lossref.kernels.exponential import capped, capped_slope, exponential, scaled_exponential
+from lossref.kernels.lanes import load, load_tail, store, store_tail, whole, width
+
+
+@njit
+def exponentials(x, out):
+    for j in range(0, whole(x), width(x)):
+        store(out, j, exponential(load(x, j)))
+    store_tail(out, whole(x), exponential(load_tail(x, whole(x), 0.0)))
+
+
+@njit
+def scaled(x, factor, out):
+    for j in range(0, whole(x), width(x)):
+        store(out, j, scaled_exponential(load(x, j), factor))
+
+
+@njit
+def caps(x, cap, out, slope):
+    for j in range(0, whole(x), width(x)):
+        store(out, j, capped(load(x, j), cap))
+        store(slope, j, capped_slope(load(x, j), cap))
+
+
+RANGE = {np.float32: (-110, 80), np.float64: (-760, 700)}
+
+
+@pytest.mark.parametrize("dtype", RANGE)
+def test_exponential(dtype):
+    x = np.linspace(*RANGE[dtype], 200_003).astype(dtype)
+    out = np.empty_like(x)
+    exponentials(x, out)
+    true = np.exp(x.astype(np.longdouble))
+    limits = np.finfo(dtype)
+    assert np.all(np.abs(out - true) <= 0.8 * limits.eps * true + 0.51 * limits.smallest_subnormal)
+
+
+@pytest.mark.parametrize("dtype", RANGE)
+def test_special_numbers(dtype):
+    x = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, np.nan, np.inf, -174, -1416, -120], dtype)
+    out = np.empty_like(x)
+    exponentials(x, out)
+    np.testing.assert_array_equal(out[:6], [1, 1, 0, 0, 0, np.nan])
+    assert not np.isfinite(out[6])
+
+
+@pytest.mark.parametrize("dtype", RANGE)
+def test_a_scaled_subnormal_is_rounded_once(dtype):
+    limits = np.finfo(dtype)
+    start = np.log(limits.tiny)
+    x = np.linspace(start - 10, start, 6400).astype(dtype)
+    out = np.empty_like(x)
+    scaled(x, 0.3, out)
+    true = np.exp(x.astype(np.longdouble)) * np.longdouble(dtype(0.3))
+    assert np.all(np.abs(out - true) <= 0.51 * limits.smallest_subnormal + 2 * limits.eps * true)
+
+
+@pytest.mark.parametrize("dtype", RANGE)
+@pytest.mark.parametrize("cap", [0.7, 30.0])
+def test_soft_cap(dtype, cap):
+    x = np.concatenate([np.linspace(-20, 20, 3200), np.logspace(-30, 1.5, 3200), [0.0] * 64]).astype(
+        dtype
+    ) * dtype(cap)
+    out, slope = np.empty_like(x), np.empty_like(x)
+    caps(x, cap, out, slope)
+    eps = np.finfo(dtype).eps
+    z = x.astype(np.longdouble) / np.longdouble(cap)
+    assert np.all(np.abs(out - cap * np.tanh(z)) <= 3 * eps * np.abs(cap * np.tanh(z)))
+    q = np.exp(-2 * np.abs(z))
+    true = 4 * q / (1 + q) ** 2
+    assert np.all(np.abs(slope - true) <= 4 * eps * true * (1 + np.abs(z)))
+    assert np.array_equal(
+        np.sort(out), out[np.argsort(x, kind="stable")]
+    )  # increasing: the maximum is the capped one
+    masks = np.array([-np.inf, np.inf, np.nan] + [0.0] * 61, dtype)
+    out, slope = np.empty_like(masks), np.empty_like(masks)
+    caps(masks, cap, out, slope)
+    np.testing.assert_array_equal(out, masks)
+
+
+@pytest.mark.parametrize("dtype", RANGE)
+def test_without_avx512_the_numbers_are_the_same(monkeypatch, dtype):
+    """The power of two in two factors, as on machines that have no instruction for it."""
+    monkeypatch.setattr(lanes_module, "HAS_AVX512", False)
+
+    @njit
+    def portable(x, out):
+        for j in range(0, whole(x), width(x)):
+            store(out, j, scaled_exponential(load(x, j), 1.0))
+
+    low, high = RANGE[dtype]
+    x = np.concatenate([np.linspace(low, high, 64_000 - 4), [-np.inf, np.nan, -1e30, 0]]).astype(dtype)
+    out, native = np.empty_like(x), np.empty_like(x)
+    portable(x, out)
+    exponentials(x, native)
+    np.testing.assert_array_equal(out, native)
