@@ -328,7 +328,8 @@ class Problem:
     ):
         self.logits = logits
         self.labels = np.ascontiguousarray(labels, np.int64)
-        self.keep = self.labels != ignore_index
+        # `None`: nothing is ignored (the caller has left those rows out).
+        self.keep = np.ones(self.labels.shape, bool) if ignore_index is None else self.labels != ignore_index
         if weight is None:
             self.label_weights = np.ones(self.labels.size)
         else:
