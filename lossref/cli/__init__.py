@@ -1,0 +1,81 @@
+"""The ``lossref`` command. Whatever is heavy is imported inside the command that needs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="lossref",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: [bold]lossref list[/], [bold]lossref show cross_entropy[/], [bold]lossref doctor[/].",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from lossref import __version__
+
+        typer.echo(f"lossref {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def lossref(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """The reference for loss functions: read them, run them, prove them."""
+
+
+@app.command("list")
+def list_losses(
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """The losses: name, family, paths, what each is, where it comes from."""
+    from .catalogue import print_list
+
+    print_list(family, json)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="The name of a loss, as `lossref list` shows it.")]) -> None:
+    """One loss: formula, arguments, result, paper, symmetries, gradient, source."""
+    from .catalogue import print_loss
+
+    print_loss(name)
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Which paths work on this machine, and what to do about those that do not."""
+    from .doctor import print_examination
+
+    print_examination(json)
+
+
+@app.command()
+def verify(
+    loss: Annotated[list[str] | None, typer.Option(help="Only this loss; may be repeated.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; may be repeated.")] = None,
+    path: Annotated[list[str] | None, typer.Option(help="Only this path: numpy, numba, cuda; may be repeated.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype, such as float32; may be repeated.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help='Write the results to FILE; "-" is standard output.')
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the random inputs and cotangents.")] = 0,
+) -> None:
+    """Compare value and gradient of the losses with exact arithmetic, on real data and on hard inputs.
+
+    Errors are in units of the yardstick: how far the answer moves when every input, and the answer itself, moves by
+    one rounding. The exit status is 1 if any check fails. Without a GPU the CUDA path runs in Numba's simulator.
+    """
+    from .verify import verify_losses
+
+    raise typer.Exit(verify_losses(loss, family, path, dtype, json, seed))

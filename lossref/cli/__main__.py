@@ -1,0 +1,5 @@
+"""``python -m lossref.cli``."""
+
+from . import app
+
+app(prog_name="lossref")
