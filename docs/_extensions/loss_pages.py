@@ -1,0 +1,512 @@
+"""A page per loss, a table per family and a page of papers, all from ``lossref.losses()``.
+
+Nothing here knows a loss by name: a loss in a new file gets its page, its plot and its rows by being registered.
+The pages are written to docs/losses/ before Sphinx reads its sources; a page that did not change is left alone, so
+that a second build only does what is new.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from loss_plots import draw
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import lossref
+from lossref.core import Loss, documentation
+from lossref.core.declarations import Declaration
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PATH_NAMES = {"numpy": "NumPy", "numba": "Numba", "cuda": "CUDA"}
+
+SYMMETRIES = {
+    "shift": "adding one number to all entries of a row changes nothing",
+    "scale": "multiplying by a positive number changes nothing",
+    "class permutation": "the names of the classes do not matter: permuting them permutes the gradient",
+    "row permutation": "the order of the rows does not matter: permuting them permutes the terms and the gradient",
+}
+
+
+# -- reStructuredText ------------------------------------------------------------------------------------------------
+
+
+def title(text: str, underline: str = "-") -> str:
+    return f"{text}\n{underline * len(text)}\n"
+
+
+def escape(text: str) -> str:
+    return re.sub(r"([\\*`|_])", r"\\\1", text)
+
+
+def code(source: str, language: str = "python") -> str:
+    return f".. code-block:: {language}\n\n{textwrap.indent(source.rstrip(), '   ')}\n"
+
+
+def table(header: list[str], rows: list[list[str]], widths: str) -> str:
+    """A list-table; the cells are reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in [header, *rows]:
+        for i, cell in enumerate(row):
+            first, *rest = (cell or " ").splitlines() or [""]
+            lines.append(f"   {'* -' if i == 0 else '  -'} {first}".rstrip())
+            lines += [f"       {line}".rstrip() for line in rest]
+    return "\n".join(lines) + "\n"
+
+
+def indented(text: str, by: int = 3) -> str:
+    return textwrap.indent(text, " " * by)
+
+
+# -- what a loss says about itself -----------------------------------------------------------------------------------
+
+
+def summary(loss: Loss) -> str:
+    text = documentation.sections(loss.definition.__doc__)[""]
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def without_docstring(function) -> str:
+    """The source of a function as it stands in its file, less its docstring and the decorator that registers it."""
+    source = textwrap.dedent(inspect.getsource(function))
+    node = ast.parse(source).body[0]
+    lines = source.splitlines()
+    body = node.body
+    if ast.get_docstring(node) is not None:
+        lines = [*lines[: body[0].lineno - 1], *lines[body[0].end_lineno :]]
+    is_rule = node.name == "_"
+    return "\n".join(lines if is_rule else lines[node.lineno - 1 :])
+
+
+def signature(loss: Loss) -> str:
+    parameters = [p.replace(annotation=p.empty) for p in loss.__signature__.parameters.values()]
+    return str(inspect.Signature(parameters))
+
+
+def paper_line(paper) -> str:
+    name = f"`{escape(paper.title)} <{paper.url}>`__" if paper.url else f"*{escape(paper.title)}*"
+    where = "" if paper.url or not paper.reference else f", {escape(paper.reference)}"
+    equation = f", Eq. {escape(paper.equation)}" if paper.equation else ""
+    return f"{name} ({paper.year}){where}{equation}"
+
+
+def paths(loss: Loss) -> str:
+    return ", ".join(PATH_NAMES.get(path, path) for path in loss.paths)
+
+
+def held_constant(loss: Loss) -> list[str]:
+    """The expressions that the loss's file, or a file beside it that it imports from, holds constant."""
+    module = inspect.getmodule(loss.definition)
+    sources = [inspect.getsource(module)]
+    for node in ast.walk(ast.parse(sources[0])):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            sources.append(inspect.getsource(importlib.import_module(f".{node.module}", module.__package__)))
+    found = []
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "held_constant":
+                found.append(f"``{ast.unparse(node.args[0])}``")
+    return list(dict.fromkeys(found))
+
+
+def call_with(function, arguments: dict):
+    """Call with the arguments that a function names: how core calls the rules of a loss."""
+    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+
+
+def where_the_obvious_form_fails(loss: Loss, most: int = 4) -> list[tuple[str, float, float]]:
+    """Hard cases in float64 as (what is hard, lossref's value, the obvious form's), the worst term of each."""
+    reduction = {"reduction": "none"} if loss.reducible else {}
+    found, seen = [], set()
+    with np.errstate(all="ignore"):
+        for what, case in loss.hard_cases(np.random.default_rng(0)):
+            try:
+                ours = np.atleast_1d(loss(**case, **reduction)).ravel()
+                theirs = np.atleast_1d(call_with(loss.obvious_form, case)).ravel()
+            except (ValueError, IndexError, FloatingPointError):
+                continue  # the obvious form knows no options, and some hard cases need one
+            if ours.shape != theirs.shape or not ours.size:
+                continue
+            off = np.abs(ours - theirs) / np.abs(ours)
+            off = np.where((ours == theirs) | np.isnan(ours), 0.0, np.where(np.isnan(off), np.inf, off))
+            worst = int(np.argmax(off))
+            values = float(ours[worst]), float(theirs[worst])
+            if off[worst] > 1e-9 and values not in seen:
+                seen.add(values)
+                found.append((float(off[worst]), what, *values))
+    found.sort(key=lambda entry: -entry[0])
+    return [entry[1:] for entry in found[:most]]
+
+
+# -- the page of one loss --------------------------------------------------------------------------------------------
+
+
+def arguments_table(loss: Loss) -> str:
+    meaning = documentation.meanings(loss.definition.__doc__)
+    rows = [[f"``{a.name}``", escape(a.describe()), meaning.get(a.name, "")] for a in loss.arguments.values()]
+    if loss.reducible:
+        heads, bodies = documentation.REDUCTION[0::2], documentation.REDUCTION[1::2]
+        for head, body in zip(heads, bodies, strict=True):
+            name, _, kind = head.partition(" : ")
+            rows.append([f"``{name}``", escape(kind), body.strip()])
+    return table(["argument", "what it must be", "what it means"], rows, "20 35 45")
+
+
+def accuracy(loss: Loss, measured: dict | None) -> str:
+    if measured is None:
+        command = "``lossref verify --json docs/accuracy.json``"
+        return f"Not measured for this build; {command} writes the table that stands here.\n"
+    rows = [
+        [PATH_NAMES.get(r["path"], r["path"]), f"``{r['dtype']}``", worst(r, "value"), worst(r, "gradient")]
+        for r in measured["rows"]
+        if r["loss"] == loss.name
+    ]
+    if not rows:
+        return "This loss is not in the last measurement.\n"
+    text = "The worst error over the real data and all hard inputs, in units of the :ref:`yardstick <yardstick>`.\n\n"
+    return text + table(["path", "dtype", "value", "gradient"], rows, "25 25 25 25")
+
+
+def worst(row: dict, what: str) -> str:
+    error = row.get(f"{what}_error")
+    return "–" if error is None else f"{error:.2f}"
+
+
+def obvious_section(loss: Loss) -> str:
+    parts = [code(without_docstring(loss.obvious_form))]
+    failures = where_the_obvious_form_fails(loss)
+    if failures:
+        parts.append("In float64 it loses these, among the hard cases that every loss is tested on:\n")
+        rows = [[escape(what), f"``{ours:.6g}``", f"``{theirs:.6g}``"] for what, ours, theirs in failures]
+        parts.append(table(["input", "lossref", "the obvious form"], rows, "50 25 25"))
+    else:
+        parts.append("In float64 it loses nothing on the hard cases that every loss is tested on.\n")
+    return "\n".join(parts)
+
+
+def page(loss: Loss, picture: str, measured: dict | None) -> str:
+    parts = documentation.sections(loss.definition.__doc__)
+    name = loss.name
+    blocks = [
+        f".. _loss-{name}:\n",
+        title(name, "="),
+        f".. py:function:: lossref.{name}{signature(loss)}\n",
+        indented(parts[""]) + "\n",
+        title("Arguments"),
+        arguments_table(loss),
+        f"**Returns** {escape(loss.describe_result())}.\n",
+    ]
+    if loss.constraints:
+        blocks.append("These must hold as well, or the argument is refused by name:\n")
+        blocks += [f"- ``{argument}``: {escape(expected)}" for argument, expected, *_ in loss.constraints]
+        blocks.append("")
+    if parts.get("Examples"):
+        blocks += [title("Examples"), ">>> import numpy as np, lossref as lr\n" + parts["Examples"] + "\n"]
+    blocks.append(title("What it looks like"))
+    if picture:
+        blocks += [
+            f".. image:: {name}.svg\n   :alt: {name} and its gradient\n   :class: loss-plot\n",
+            picture + "\n",
+        ]
+    else:
+        blocks.append("There is no entry to vary by itself, so there is no plot.\n")
+    blocks += [title("Value"), code(without_docstring(loss.definition))]
+    blocks += [title("Gradient")]
+    if loss.gradient_rule is None:
+        blocks.append("It has no gradient.\n")
+    else:
+        blocks.append(code(without_docstring(loss.gradient_rule)))
+        if "cotangent" in inspect.signature(loss.gradient_rule).parameters:
+            blocks.append(
+                "The rule receives the cotangent of the terms and returns the vector-Jacobian product.\n"
+            )
+    constants = held_constant(loss)
+    if constants:
+        blocks.append(
+            f"Held constant (a constant to differentiation, as the definition demands): {', '.join(constants)}.\n"
+        )
+    if loss.kinks_rule is not None:
+        blocks += ["Where the derivative does not exist and the gradient is a convention:\n"]
+        blocks.append(code(without_docstring(loss.kinks_rule)))
+    for rule, what in (
+        (loss.divisor_rule, '``reduction="mean"`` divides by:'),
+        (loss.mean_factor_rule, '``reduction="mean"`` multiplies each term first by:'),
+    ):
+        if rule is not None:
+            blocks += [what + "\n", code(without_docstring(rule))]
+    if loss.obvious_form is not None:
+        blocks += [title("The obvious form"), obvious_section(loss)]
+    blocks += [title("Accuracy"), accuracy(loss, measured)]
+    if loss.symmetries:
+        blocks.append(title("Symmetries"))
+        for what, breaking in loss.symmetries.items():
+            unless = f", unless {' or '.join(f'``{b}``' for b in breaking)} is given" if breaking else ""
+            means = f": {SYMMETRIES[what]}" if what in SYMMETRIES else ""
+            blocks.append(f"- **{what}**{means}{unless}.")
+        blocks.append("")
+    if loss.paper:
+        blocks += [title("Paper"), paper_line(loss.paper) + "\n"]
+    for section, body in parts.items():
+        if section not in ("", "Parameters", "Examples", "References"):
+            blocks += [title(section), body + "\n"]
+    file = Path(inspect.getsourcefile(loss.definition)).resolve()
+    blocks.append(title("Source"))
+    blocks.append(f"Paths: {paths(loss)}.\n")
+    if file.is_relative_to(ROOT):
+        inside = file.relative_to(ROOT).as_posix()
+        blocks.append(f".. dropdown:: {inside}, the whole file\n\n   .. literalinclude:: /../{inside}\n")
+    return "\n".join(blocks)
+
+
+# -- tables and lists ------------------------------------------------------------------------------------------------
+
+
+def family_summary(family: str) -> str:
+    module = importlib.import_module(f"lossref.{family}")
+    return " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
+
+
+def family_table(members: list[Loss]) -> str:
+    rows = [
+        [
+            f":ref:`{loss.name} <loss-{loss.name}>`",
+            summary(loss),
+            paper_line(loss.paper) if loss.paper else "",
+            paths(loss),
+        ]
+        for loss in members
+    ]
+    return table(["name", "what it is", "paper", "paths"], rows, "20 40 25 15")
+
+
+def toctree(entries: list[str], hidden: bool = True) -> str:
+    lines = [
+        ".. toctree::",
+        "   :hidden:" if hidden else "   :maxdepth: 1",
+        "",
+        *(f"   {entry}" for entry in entries),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def family_page(family: str, members: list[Loss]) -> str:
+    return "\n".join(
+        [
+            f".. _family-{family}:\n",
+            title(family.capitalize(), "="),
+            family_summary(family) + "\n",
+            family_table(members),
+            toctree([loss.name for loss in members]),
+        ]
+    )
+
+
+def index_page(families: dict[str, list[Loss]]) -> str:
+    count = sum(map(len, families.values()))
+    blocks = [
+        title("Losses", "="),
+        f"{count} functions in {len(families)} families. Each name leads to its formula, its gradient, its source and "
+        "what is known about its accuracy; :doc:`papers` lists where they come from.\n",
+    ]
+    for family, members in families.items():
+        blocks += [title(family.capitalize()), family_summary(family) + "\n", family_table(members)]
+    blocks.append(toctree([f"{family}/index" for family in families] + ["papers"]))
+    return "\n".join(blocks)
+
+
+def papers_page(losses: dict[str, Loss]) -> str:
+    found: dict[tuple, list[Loss]] = {}
+    for loss in losses.values():
+        if loss.paper:
+            paper = loss.paper
+            found.setdefault((paper.year, paper.title, paper.reference), []).append(loss)
+    rows = []
+    for (year, name, reference), members in sorted(found.items(), reverse=True):
+        url = members[0].paper.url
+        link = f"`{escape(name)} <{url}>`__" if url else f"*{escape(name)}*"
+        what = ", ".join(
+            f":ref:`{m.name} <loss-{m.name}>`"
+            + (f" (Eq. {escape(m.paper.equation)})" if m.paper.equation else "")
+            for m in members
+        )
+        rows.append([str(year), link, escape(reference), what])
+    text = "The papers that the losses come from, the newest first. Textbook functions have none.\n"
+    return "\n".join(
+        [title("Papers", "="), text, table(["year", "paper", "where", "losses"], rows, "8 42 20 30")]
+    )
+
+
+def declarations_table() -> str:
+    """The declarations that a loss file may use, from lossref.core itself."""
+    rows = []
+    for name, object_ in sorted(vars(lossref.core).items()):
+        is_instance = isinstance(object_, Declaration)
+        if not is_instance and not (inspect.isclass(object_) and issubclass(object_, Declaration)):
+            continue
+        kind = type(object_) if is_instance else object_
+        options = [f.name for f in dataclasses.fields(kind) if f.name not in ("dims", "interval", "words")]
+        says = object_.kind() if is_instance else inspect.getdoc(object_)
+        rows.append([f"``{name}``", escape(says), ", ".join(f"``{o}``" for o in options)])
+    return table(["declaration", "what it demands", "options"], rows, "20 50 30")
+
+
+def core_page() -> str:
+    decorators = ["gradient", "divisor", "mean_factor", "kinks", "hard", "arrange", "obvious", "requires"]
+    uses = [
+        "__call__",
+        "grad",
+        "value_and_grad",
+        "path",
+        "paths",
+        "example",
+        "defaults",
+        "hard_cases",
+        "bad_calls",
+    ]
+    blocks = [
+        title("Core", "="),
+        "What every loss shares. :doc:`adding_a_loss` shows it at work.\n",
+        title("Declarations"),
+        'One per argument, in the signature of a loss: ``logits: Real("N C", masked=True)``. Without dimensions it is a '
+        "number, with dimensions an array; a dimension's name has one size in a call, and ``...`` stands for any number "
+        "of axes. From a declaration come the check with its error, the table on the loss's page, random and hard "
+        "examples, and the bad inputs of the tests.\n",
+        declarations_table(),
+        title("Registering a loss"),
+        ".. autofunction:: lossref.core.loss\n\n.. autoclass:: lossref.core.Paper\n   :no-members:\n",
+        title("What a loss file adds to its definition"),
+        *(f".. automethod:: lossref.core.Loss.{name}\n" for name in decorators),
+        title("What a user calls"),
+        *(
+            f".. auto{'attribute' if name == 'paths' else 'method'}:: lossref.core.Loss.{name}\n"
+            for name in uses
+            if inspect.getdoc(getattr(Loss, name)) or name == "__call__"
+        ),
+        title("Arithmetic that also runs on balls"),
+        *(f".. autofunction:: lossref.core.{name}\n" for name in arithmetic()),
+    ]
+    return "\n".join(blocks)
+
+
+def arithmetic() -> list[str]:
+    exported = {name: getattr(lossref.core, name) for name in lossref.core.__all__}
+    return [
+        n for n, f in exported.items() if inspect.isfunction(f) and f.__module__ == "lossref.core.arithmetic"
+    ]
+
+
+def adding_page() -> str:
+    """CONTRIBUTING.md as a page; its links to files of the repository become their names."""
+    file = ROOT / "CONTRIBUTING.md"
+    if not file.exists():
+        return "# Adding a loss\n\nCONTRIBUTING.md is missing.\n"
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)[^)]*\)", r"\1", file.read_text())
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> None:
+    """Write only what changed: Sphinx then rereads only that."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def fingerprint(loss: Loss) -> str:
+    """Changes when the loss's family, or anything beneath all losses, does."""
+    package = ROOT / "lossref"
+    files = [*(package / "core").glob("*.py"), *(package / "primitives").glob("*.py")]
+    files += [Path(__file__).with_name("loss_plots.py")]
+    files += Path(inspect.getsourcefile(loss.definition)).parent.glob("*.py")
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def read_accuracy(file: Path) -> dict | None:
+    """The report of ``lossref verify --json``, or None."""
+    if not file.exists():
+        return None
+    report = json.loads(file.read_text())
+    return {**report, "rows": report["rows"]}
+
+
+def generate(app: Sphinx) -> None:
+    source = Path(app.srcdir)
+    target = source / "losses"
+    losses = {name: loss for name, loss in lossref.losses().items() if loss.family in lossref.FAMILIES}
+    families: dict[str, list[Loss]] = {family: [] for family in lossref.FAMILIES}
+    for loss in losses.values():
+        families[loss.family].append(loss)
+    families = {family: members for family, members in families.items() if members}
+    measured = read_accuracy(source / "accuracy.json")
+
+    stamps_file = target / "plots.json"
+    stamps = json.loads(stamps_file.read_text()) if stamps_file.exists() else {}
+    kept = {
+        target / "index.rst",
+        target / "papers.rst",
+        target / "core.rst",
+        target / "adding_a_loss.md",
+        stamps_file,
+    }
+    for family, members in families.items():
+        write(target / family / "index.rst", family_page(family, members))
+        kept.add(target / family / "index.rst")
+        for loss in members:
+            plot = target / family / f"{loss.name}.svg"
+            stamp, known = fingerprint(loss), stamps.get(loss.name, {})
+            if known.get("stamp") != stamp or (known.get("caption") and not plot.exists()):
+                plot.parent.mkdir(parents=True, exist_ok=True)
+                known = stamps[loss.name] = {"stamp": stamp, "caption": draw(loss, plot)}
+            write(plot.with_suffix(".rst"), page(loss, known["caption"], measured))
+            kept |= {plot, plot.with_suffix(".rst")}
+    write(target / "index.rst", index_page(families))
+    write(target / "papers.rst", papers_page(losses))
+    write(target / "core.rst", core_page())
+    write(target / "adding_a_loss.md", adding_page())
+    write(stamps_file, json.dumps({name: stamps[name] for name in losses}, indent=1))
+    for file in target.rglob("*"):
+        if file.is_file() and file not in kept:
+            file.unlink()
+    copy_tutorials(source)
+    log.info("generated %d loss pages", len(losses))
+
+
+def copy_tutorials(source: Path) -> None:
+    """The notebooks, and what they read, into docs/tutorials/: Sphinx reads only below its own folder."""
+    notebooks = sorted((ROOT / "tutorials").glob("*.ipynb"))
+    target = source / "tutorials"
+    for file in [*notebooks, *(f for f in (ROOT / "tutorials" / "recorded").rglob("*") if f.is_file())]:
+        copy = target / file.relative_to(ROOT / "tutorials")
+        if not copy.exists() or copy.read_bytes() != file.read_bytes():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    for file in target.glob("*.ipynb"):
+        if file.name not in {notebook.name for notebook in notebooks}:
+            file.unlink()
+    text = "Notebooks, executed when this site is built. They lie in the folder ``tutorials`` of the repository.\n"
+    write(
+        target / "index.rst",
+        "\n".join([title("Tutorials", "="), text, toctree([n.stem for n in notebooks], hidden=False)]),
+    )
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("builder-inited", generate)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

