@@ -12,7 +12,7 @@ from lossref.primitives import softmax_row
     symmetries={"shift": (), "row permutation": ()},
 )
 def info_nce(
-    similarities: Real("N M", masked=True),
+    similarities: Real("N M", masked=True, scale=0.07),
     labels: Labels("N", below="M") = None,
     mask: Mask("N M") = None,
     *,

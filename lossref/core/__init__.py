@@ -12,6 +12,7 @@ from .arithmetic import (
     times,
     total,
     where,
+    widened,
 )
 from .declarations import (
     Binary,
@@ -68,4 +69,5 @@ __all__ = [
     "times",
     "total",
     "where",
+    "widened",
 ]

@@ -26,7 +26,7 @@ def _each(method, x):
 
 def held_constant(x):
     """x itself, but a constant to differentiation: what papers call stop-gradient or detach."""
-    return _each("detached", x) if is_exact(x) else x
+    return x.detached() if hasattr(x, "detached") else _each("detached", x) if is_exact(x) else x
 
 
 def midpoint(x):
@@ -35,6 +35,11 @@ def midpoint(x):
     Only where any nearby number serves as well, such as a dual variable that merely certifies a bound.
     """
     return _each("midpoint", x) if is_exact(x) else x
+
+
+def widened(x, radius):
+    """x itself, but for balls any number within the radius of their midpoints: for a solution known to be that near."""
+    return np.frompyfunc(lambda ball, r: ball.widened(r), 2, 1)(x, radius) if is_exact(x) else x
 
 
 def along_simplex(masses):
@@ -48,10 +53,7 @@ def along_simplex(masses):
 def where(condition, x, otherwise):
     """numpy.where, with numbers made balls where the other side has balls."""
     if is_exact(x) or is_exact(otherwise):
-        exact = x if is_exact(x) else otherwise
-        ball = type(exact.flat[0]) if exact.size else float
-        lift = np.frompyfunc(lambda v: v if isinstance(v, ball) else ball(v), 1, 1)
-        return np.where(condition, lift(x), lift(otherwise))
+        return np.where(condition, like(x, otherwise), like(otherwise, x))
     if np.ndim(x) == 0 and np.ndim(otherwise) > 0:  # a Python number must not widen a float16 array
         x = np.asarray(x, otherwise.dtype)
     elif np.ndim(otherwise) == 0 and np.ndim(x) > 0:
@@ -61,9 +63,12 @@ def where(condition, x, otherwise):
 
 def like(numbers, x):
     """numbers as x's kind: in its dtype, or as balls."""
-    if is_exact(x):
-        return where(np.ones(np.shape(numbers), bool), numbers, x) if x.size else np.asarray(numbers, object)
-    return np.asarray(numbers, x.dtype)
+    if not is_exact(x):
+        return numbers if is_exact(numbers) else np.asarray(numbers, getattr(x, "dtype", None))
+    if x.size == 0:
+        return np.asarray(numbers, object)
+    ball = type(x.flat[0])
+    return np.frompyfunc(lambda number: number if isinstance(number, ball) else ball(number), 1, 1)(numbers)
 
 
 def times(weight, x):

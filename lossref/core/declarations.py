@@ -124,6 +124,10 @@ class Declaration:
     def check_values(self, name, array, context):
         return array
 
+    def filled(self, context: Context):
+        """What an array that was left out stands for, if it stands for an array."""
+        return None
+
     # -- examples ------------------------------------------------------------------------------------------------
 
     def random(self, rng, sizes: dict, values: dict):
@@ -165,11 +169,15 @@ def is_floating(dtype) -> bool:
 
 @dataclass(frozen=True)
 class RealNumber(Declaration):
-    """Real numbers in an interval. masked: -inf is legal and marks an entry that does not count."""
+    """Real numbers in an interval.
+
+    scale: the size of a difference that matters, which examples are drawn by (a temperature, say).
+    """
 
     interval: Interval = Interval()
     masked: bool = False  # -inf is legal
     all_masked: bool = False  # … and a whole row of it too
+    scale: float = 1.0
     differentiable_kind = True
 
     def kind(self) -> str:
@@ -232,10 +240,13 @@ class RealNumber(Declaration):
         elif np.isfinite(high):
             x = high - rng.gamma(2.0, 0.5, shape) - 0.01
         else:
-            x = 2.0 * rng.standard_normal(shape)
-        # Short significands: the same numbers in every dtype, so that dtypes can be compared with each other.
-        x = np.ldexp(np.rint(np.ldexp(x, 6)), -6) if self.is_array else round(float(x), 3)
-        return x
+            x = 2.0 * self.scale * rng.standard_normal(shape)
+        return self._shortened(x) if self.is_array else round(float(x), 3)
+
+    def _shortened(self, x):
+        """x with a few significant bits: the same number in every dtype, so that dtypes can be compared."""
+        bits = 6 - int(np.floor(np.log2(self.scale)))
+        return np.ldexp(np.rint(np.ldexp(x, bits)), -bits)
 
     def hard(self, value, sizes, values, dtype):
         if not self.is_array or np.size(value) == 0:
@@ -246,6 +257,7 @@ class RealNumber(Declaration):
             # Leads between "1 + e^-lead rounds to 1" and "e^-lead underflows": the blind band.
             blind, gone = -np.log(float(info.eps)) + 1.0, -np.log(float(info.smallest_normal)) - 2.0
             for lead in (np.ceil(blind), np.floor((blind + gone) / 2), np.floor(gone)):
+                lead = float(self._shortened(lead * self.scale))
                 if value.ndim >= 2 and value.shape[-1] > 1:
                     ahead, behind = value.copy(), value.copy()
                     ahead[..., 0] = value[..., 1:].max(axis=-1) + lead
@@ -256,8 +268,9 @@ class RealNumber(Declaration):
                     yield f"raised by {lead:g}", value + lead
                     yield f"lowered by {lead:g}", value - lead
             if value.ndim >= 2:
-                offset = 2.0 ** (np.log2(1 / float(info.eps)) - 6)  # differences of the short significands survive
-                yield f"a common offset of {offset:g}", np.rint(value) + offset
+                grid = 2.0 ** np.ceil(np.log2(self.scale))
+                offset = grid * 2.0**-6 / float(info.eps)  # differences of multiples of the grid survive
+                yield f"a common offset of {offset:g}", grid * np.rint(value / grid) + offset
                 yield "all entries equal", np.zeros_like(value)
                 if self.masked and value.shape[-1] > 2:
                     masked = value.copy()
@@ -470,6 +483,10 @@ class Distribution(RealNumber):
 
     def kind(self) -> str:
         return "nonnegative, sum 1,"
+
+    def filled(self, context):
+        shape = self.shape({dim: size for dim, (size, _) in context.sizes.items()})
+        return np.full(shape, 1 / max(shape[-1], 1), context.dtype)
 
     def check_values(self, name, array, context):
         array = super().check_values(name, array, context)

@@ -7,7 +7,6 @@ the cotangent from the reduction back to the terms.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -196,8 +195,8 @@ class Loss:
         """The same loss on another path: "numpy", "numba" or "cuda"."""
         if name not in self.paths:
             raise ValueError(message("path", " or ".join(map(repr, self.paths)) + f" for {self.name}", name))
-        other = copy.copy(self)
-        other.path_name = name
+        other = object.__new__(Loss)
+        other.__dict__.update(self.__dict__, path_name=name)
         return other
 
     @cached_property
@@ -212,6 +211,11 @@ class Loss:
     @property
     def differentiable(self) -> bool:
         return self.gradient_rule is not None
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether each term depends on its own entries of the differentiable arguments alone."""
+        return self.differentiable and "cotangent" not in inspect.signature(self.gradient_rule).parameters
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -274,7 +278,11 @@ class Loss:
         if not device:
             for argument in sorted(arrays, key=_depends_on_lengths):
                 checked[argument.name] = argument.declaration.check_values(argument.name, checked[argument.name], context)
-        arguments = {name: context.values[name] for name in self.arguments}
+        differentiable = tuple(name for name in self.of if checked[name] is not None)
+        for name, argument in self.arguments.items():
+            if checked[name] is None and argument.is_array and not device:
+                checked[name] = argument.declaration.filled(context)
+        arguments = dict(checked)
         if not device:
             for name, expected, scans, condition in self.constraints:
                 if scans and not scan:
@@ -287,7 +295,6 @@ class Loss:
                     if np.ndim(got):
                         got = f"shape {np.shape(got)}" if index is None else plain(np.asarray(got)[index[: np.ndim(got)]])
                     raise ValueError(message(name, expected, got, index))
-        differentiable = tuple(name for name in self.of if arguments[name] is not None)
         return Call(arguments, context, reduction, divisor, given=differentiable)
 
     def _dtype(self, values: dict) -> np.dtype:
@@ -307,7 +314,7 @@ class Loss:
 
     # -- paths ---------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def _backend(self):
         return import_module(f"{PATHS[self.path_name]}.{self.name}")
 
@@ -327,7 +334,7 @@ class Loss:
 
     def _apply_gradient_rule(self, call: Call, weights) -> tuple:
         rule = self.gradient_rule
-        if "cotangent" in inspect.signature(rule).parameters:
+        if not self.row_wise:
             gradients = _call_with(rule, {**call.arguments, "cotangent": weights})
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         else:
@@ -456,7 +463,9 @@ class Loss:
                 continue
             if argument.required or rng.uniform() < 0.4:
                 values[argument.name] = argument.declaration.random(rng, sizes, values)
-        return values if self.arrange_rule is None else values | self.arrange_rule(**values)
+        if self.arrange_rule is not None:
+            values |= {name: v for name, v in self.arrange_rule(**values).items() if name not in fixed}
+        return values
 
     def defaults(self, rng, sizes: dict | None = None) -> dict:
         """Random required arguments, every option at its default."""

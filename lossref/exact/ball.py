@@ -811,6 +811,10 @@ class Ball:
         """The exact number in the middle, as a constant."""
         return _ball(self.value.mid())
 
+    def widened(self, radius: "Ball") -> "Ball":
+        """The midpoint ± \\|radius\\|, as a constant: for a quantity that is known to be that near."""
+        return _ball(arb(self.value.mid(), abs(radius.value).abs_upper()))
+
     def is_nan(self) -> bool:
         """Whether the number is undefined; never in doubt (see the module's promise)."""
         return self.value.is_nan()

@@ -134,7 +134,12 @@ def log1mexp(x: NonPositive("...", masked=True)):
 
 @log1mexp.gradient
 def _(x):
-    return where(x == -np.inf, 0.0, 1 / np.expm1(-x)) * -1.0
+    return np.exp(x) / np.expm1(x)
+
+
+@log1mexp.kinks
+def _(x):
+    return x == 0
 
 
 @log1mexp.obvious
@@ -167,8 +172,12 @@ def log_diff_exp(x: Real("..."), y: Real("...", masked=True)):
 
 @log_diff_exp.gradient
 def _(x, y):
-    gap = x - y
-    return -1 / np.expm1(-gap), -1 / np.expm1(gap)
+    return -1 / np.expm1(y - x), np.exp(y - x) / np.expm1(y - x)
+
+
+@log_diff_exp.kinks
+def _(x, y):
+    return x == y
 
 
 @log_diff_exp.obvious

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lossref.core import Choice, Flag, Integer, Paper, Real, floats, loss, total, where
+from lossref.core import Choice, Flag, Integer, Paper, Real, floats, held_constant, loss, total, where
 from lossref.core.arithmetic import is_exact
 
 
@@ -24,8 +24,9 @@ class SoftmaxRow:
         pivot = np.argmax(floats(x), axis=-1)[..., None]
         self.is_pivot = np.arange(x.shape[-1]) == pivot
         self.maximum = np.take_along_axis(x, pivot, axis=-1)
-        shift = where(self.maximum == -np.inf, 0.0, self.maximum)  # a row of only -inf: no -inf - (-inf)
-        self.shifted = (x - shift) / temperature  # differences first: a common offset changes nothing
+        some = self.maximum > -np.inf  # a row of only -inf has no shift: -inf - (-inf) is nothing
+        difference = (x - where(some, self.maximum, 0.0)) / temperature  # before all else: an offset changes nothing
+        self.shifted = where(self.is_pivot & some, 0.0, difference)
         self.terms = np.exp(self.shifted)
         self.r = total(where(self.is_pivot, 0.0, self.terms), keepdims=True)
         self.temperature = temperature
@@ -175,7 +176,9 @@ def log_softmax(x: Real("...", masked=True, all_masked=True), *, axis: Integer =
     >>> x - np.log(np.exp(x).sum())  # the literal formula
     array([-2.40760596, -1.40760596, -0.40760596])
     """
-    return np.moveaxis(softmax_row(_last(x, axis)).log_p, -1, axis)
+    moved = _last(x, axis)
+    log_p = softmax_row(moved).log_p
+    return np.moveaxis(where(moved == -np.inf, held_constant(log_p), log_p), -1, axis)
 
 
 @log_softmax.gradient

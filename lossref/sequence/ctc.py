@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lossref.core import Flag, Integer, Labels, Lengths, Paper, Real, label_mask, like, loss, total, where
+from lossref.core import Flag, Integer, Labels, Lengths, Paper, Real, floats, label_mask, like, loss, total, where
 from lossref.primitives import softmax_row
 
 
@@ -52,20 +52,35 @@ def ctc(
     0.19845...
     """
     lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
-    value = -lattice.log_probability(lattice.forward()[-1])
+    log_probability = lattice.log_probability(lattice.forward()[-1])
+    failure = lattice.start(lattice.failure(softmax_row(logits).p)[0])
+    likely = floats(failure) < 0.5
+    value = where(likely, -np.log1p(-where(likely, failure, 0.0)), -log_probability)
     return where(value == np.inf, 0.0, value) if zero_infinity else value
 
 
 @ctc.gradient
 def _(logits, targets, input_lengths, target_lengths, blank, zero_infinity):
     lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
-    p, occupancy, log_probability = softmax_row(logits).p, *lattice.occupancy(logits.shape)
-    # A frame's gradient sums to 0. Its largest entry comes from the others: p - occupancy would cancel near 1.
+    p, alphas = softmax_row(logits).p, lattice.forward()
+    log_probability, failures = lattice.log_probability(alphas[-1]), lattice.failure(p)
+    likely = lattice.start(failures[0]) < 0.5
+    unlikely_g = p - lattice.occupancy(alphas, log_probability, p.shape)
+    likely_g = p * lattice.harm(alphas, failures, p.shape) / np.exp(log_probability)[:, None, None]
+    g = where(likely[:, None, None], likely_g, unlikely_g)
+    # A frame's gradient sums to 0. Its largest entry comes from the others: on its own it would cancel.
     largest = label_mask(np.argmax(p, axis=2), logits.shape[2])
-    difference = where(largest, 0.0, p - occupancy)
-    g = where(largest, -total(difference, keepdims=True), difference)
+    others = where(largest, 0.0, g)
+    g = where(largest, -total(others, keepdims=True), others)
     g = where((np.arange(logits.shape[1]) < lattice.frames[:, None])[..., None], g, 0.0)
     return where((log_probability == -np.inf)[:, None, None], 0.0 if zero_infinity else np.nan, g)
+
+
+@ctc.kinks
+def _(logits, targets, input_lengths, target_lengths, blank):
+    lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
+    unreadable = lattice.log_probability(lattice.forward()[-1]) == -np.inf
+    return np.broadcast_to(unreadable[:, None, None], logits.shape)
 
 
 @ctc.mean_factor
@@ -104,33 +119,36 @@ def _(rng, dtype):
 class _Lattice:
     """The states of an alignment (blank, y1, blank, y2, …, blank) over the frames.
 
-    Two columns precede the states: one that is never reached, and the start, which emits nothing.
+    Two columns precede the states: one that is never reached, and the start, which emits nothing. A path of classes
+    has one state at every frame, or has failed: so probabilities of success and of failure both add up from products,
+    and the small one of the two keeps its digits.
     """
 
     def __init__(self, logits, targets, input_lengths, target_lengths, blank):
-        batch, num_frames, _ = logits.shape
+        batch, num_frames, self.num_classes = logits.shape
         self.frames = np.full(batch, num_frames) if input_lengths is None else input_lengths
         lengths = np.full(batch, targets.shape[1]) if target_lengths is None else target_lengths
-        # Padding may hold anything; as blanks it is legal, and no path that ends at the target's length reads it.
-        targets = np.where(np.arange(targets.shape[1]) < lengths[:, None], targets, blank)
-        self.symbols = np.full((batch, 2 * targets.shape[1] + 1), blank)
-        self.symbols[:, 1::2] = targets
-        repeats = targets[:, 1:] == targets[:, :-1]
-        self.skip = np.zeros((batch, self.symbols.shape[1] + 2), bool)  # may be entered from two states before
+        targets = np.where(np.arange(targets.shape[1]) < lengths[:, None], targets, blank)  # padding may hold anything
+        self.symbols = np.full((batch, 2 * targets.shape[1] + 3), blank)
+        self.symbols[:, 3::2] = targets
+        column = np.arange(self.symbols.shape[1]) - 2 * lengths[:, None]
+        self.end = (column == 1) | (column == 2)  # the last label, or the blank behind it
+        self.emits = (column <= 2) & (np.arange(self.symbols.shape[1]) >= 2)
+        self.skip = np.zeros(self.symbols.shape, bool)  # may be entered from two states before
         self.skip[:, 3:4] = True  # the first label, from the start
-        self.skip[:, 5::2] = ~repeats
-        self.end = np.arange(self.skip.shape[1])[None] - 2 * lengths[:, None]
-        self.end = (self.end == 1) | (self.end == 2)  # the last label or the blank behind it
+        self.skip[:, 5::2] = targets[:, 1:] != targets[:, :-1]
         read = np.broadcast_to(self.symbols[:, None], (batch, num_frames, self.symbols.shape[1]))
-        log_p = np.take_along_axis(softmax_row(logits).log_p, read, axis=2)
-        self.log_p = np.concatenate([like(np.full((batch, num_frames, 2), -np.inf), logits), log_p], axis=2)
+        self.log_p = where(self.emits[:, None], np.take_along_axis(softmax_row(logits).log_p, read, axis=2), -np.inf)
 
     def never(self, columns):
-        return like(np.full((len(self.skip), columns), -np.inf), self.log_p)
+        return like(np.full((len(self.symbols), columns), -np.inf), self.log_p)
+
+    def start(self, states):
+        return states[:, 1]
 
     def forward(self):
-        """After t frames, for t = 0 … T: the log-probability of all beginnings that end in each state."""
-        start = np.broadcast_to(np.arange(self.skip.shape[1]) == 1, self.skip.shape)
+        """After t frames, for t = 0 … T: the log-probability of all beginnings that are in each state."""
+        start = np.broadcast_to(np.arange(self.symbols.shape[1]) == 1, self.symbols.shape)
         alphas = [like(np.where(start, 0.0, -np.inf), self.log_p)]
         for t in range(self.log_p.shape[1]):
             stay = alphas[-1]
@@ -141,7 +159,7 @@ class _Lattice:
         return alphas
 
     def backward(self):
-        """After t frames: the log-probability of all completions, the emission of frame t - 1 left out."""
+        """After t frames: the log-probability of all completions."""
         end = like(np.where(self.end, 0.0, -np.inf), self.log_p)
         betas = [end]
         for t in reversed(range(self.log_p.shape[1])):
@@ -154,16 +172,40 @@ class _Lattice:
     def log_probability(self, alpha):
         return softmax_row(where(self.end, alpha, -np.inf)).lse
 
-    def occupancy(self, shape):
-        """The probability, given the target, that a frame reads each class; and the target's log-probability."""
-        alphas = self.forward()
-        log_probability = self.log_probability(alphas[-1])
-        states = [a + b for a, b in zip(alphas[1:], self.backward()[1:], strict=True)]
+    def occupancy(self, alphas, log_probability, shape):
+        """The probability, given the target, that a frame reads each class."""
         occupancy = np.zeros(shape, self.log_p.dtype)
-        for t, log_state in enumerate(states):
-            probability = np.exp(log_state - log_probability[:, None])[:, 2:]
-            np.add.at(occupancy, (np.arange(shape[0])[:, None], t, self.symbols), probability)
-        return occupancy, log_probability
+        rows = np.arange(shape[0])[:, None]
+        for t, beta in enumerate(self.backward()[1:]):
+            np.add.at(occupancy, (rows, t, self.symbols), np.exp(alphas[t + 1] + beta - log_probability[:, None]))
+        return occupancy
+
+    def failure(self, p):
+        """After t frames, from each state: the probability that the rest does not end as the target."""
+        end = like(np.where(self.end, 0.0, 1.0), p)
+        failures = [end]
+        for t in reversed(range(p.shape[1])):
+            on = total(p[:, t, None] * self.reading(failures[-1]))
+            failures.append(where((t < self.frames)[:, None], on, end))
+        return failures[::-1]
+
+    def reading(self, failure):
+        """The probability of failure of the state that each class leads to from each state: (N, states, C)."""
+        table = like(np.ones((*failure.shape, self.num_classes)), failure)
+        for by in range(3):
+            target = np.arange(failure.shape[1] - by) + by
+            leads = self.emits[:, target] & (self.skip[:, target] if by == 2 else True)
+            row, state = np.nonzero(leads)
+            table[row, state, self.symbols[row, state + by]] = failure[row, state + by]
+        return table
+
+    def harm(self, alphas, failures, shape):
+        """How much likelier failure gets when a frame reads a class: (N, T, C)."""
+        harm = np.zeros(shape, self.log_p.dtype)
+        for t in range(shape[1]):
+            worse = self.reading(failures[t + 1]) - failures[t][..., None]
+            harm[:, t] = total(np.exp(alphas[t])[..., None] * worse, axis=1)
+        return harm
 
 
 def _log_sum(*parts):

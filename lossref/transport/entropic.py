@@ -4,13 +4,8 @@ import warnings
 
 import numpy as np
 
-from lossref.core import floats, held_constant, is_exact, like, midpoint, total, where
+from lossref.core import floats, held_constant, is_exact, like, midpoint, total, where, widened
 from lossref.primitives import softmax_row
-
-
-def uniform(size, x):
-    """Equal masses that sum to 1, of x's kind."""
-    return like(np.ones(size), x) / size
 
 
 def plan(cost, a, b, f, g, epsilon):
@@ -21,76 +16,95 @@ def plan(cost, a, b, f, g, epsilon):
 def potentials(cost, a, b, epsilon, max_iterations, tolerance):
     """Potentials f, g whose plan has the marginals a and b, as constants.
 
-    Sinkhorn's two softmaxes taking turns, finished by Newton's method on the dual, whose error squares at every step.
-    The loss is the dual value: an error of the potentials enters it squared, so rounded potentials are good enough.
+    The loss is a dual value: an error of the potentials enters it squared. In exact arithmetic they are known to
+    within the last Newton step, and carry it as their radius.
     """
-    cost, a, b = (midpoint(held_constant(x)) for x in (cost, a, b))
     if is_exact(cost):
-        start = potentials(floats(cost), floats(a), floats(b), float(floats(epsilon)), max_iterations, tolerance)
+        cost, a, b, epsilon = (midpoint(held_constant(np.atleast_1d(x))) for x in (cost, a, b, epsilon))
+        epsilon = epsilon[0]
+        start = potentials(floats(cost), floats(a), floats(b), float(epsilon), max_iterations, float(tolerance))
         f, g = (like(x, cost) for x in start)
-        rows, columns = floats(a) > 0, floats(b) > 0
-        worst = np.inf
-        for _ in range(12):  # from 53 bits every step doubles them
-            f_, g_, error = _newton(cost[rows][:, columns], a[rows], b[columns], f[rows], g[columns], epsilon)
-            if not error < worst:
-                break
-            f[rows], g[columns], worst = midpoint(f_), midpoint(g_), error
-        return _complete(cost, a, b, f, g, epsilon)
-    rows, columns = a > 0, b > 0
-    f, g = np.zeros_like(a), np.zeros_like(b)
-    f[rows], g[columns], error = _solve(
-        cost[rows][:, columns], a[rows], b[columns], epsilon, max_iterations, tolerance
-    )
-    if not error <= max(tolerance, 64 * np.finfo(np.float32 if cost.itemsize == 2 else cost.dtype).eps * cost.itemsize):
-        warnings.warn(f"sinkhorn: the marginals are off by {error:.1e} after {max_iterations} iterations", RuntimeWarning, stacklevel=2)
-    return _complete(cost, a, b, f, g, epsilon)
+        solve = _refined
+    else:
+        f, g = np.zeros_like(a), np.zeros_like(b)
+        solve = _annealed
+    rows, columns = floats(a) > 0, floats(b) > 0  # where there is no mass, there is nothing to be solved for
+    part = (cost[rows][:, columns], a[rows], b[columns], f[rows], g[columns], epsilon)
+    f[rows], g[columns] = solve(*part, max_iterations, tolerance)
+    # The potential of a point without mass is what the other side's potentials make it.
+    f = where(rows, f, soft_minimum(cost[:, columns], b[columns], g[columns], epsilon))
+    return f, where(columns, g, soft_minimum(cost[rows].T, a[rows], f[rows], epsilon))
 
 
-def soft_minimum(cost, log_mass, potential, epsilon):
-    """-ε log Σ_j mass_j exp((potential_j - C_ij) / ε) for every row of cost."""
-    return -epsilon * softmax_row(log_mass + (potential - cost) / epsilon).lse
+def soft_minimum(cost, mass, potential, epsilon):
+    """-ε log Σ_j mass_j exp((potential_j - C_ij) / ε) for every row of cost.
+
+    The masses sum to 1, so the sum is 1 + Σ mass · expm1(…): right near 0, where the logarithms of masses are not.
+    """
+    exponent = (potential - cost) / epsilon
+    top = np.take_along_axis(exponent, np.argmax(floats(exponent), axis=1)[:, None], axis=1)
+    excess = total(mass * np.expm1(exponent - top))
+    near = floats(excess) > -0.5
+    far = softmax_row(np.log(mass) + (exponent - top)).lse
+    return -epsilon * (top[:, 0] + where(near, np.log1p(where(near, excess, 0.0)), far))
 
 
-def _complete(cost, a, b, f, g, epsilon):
-    """Potentials also where there is no mass: the value that the other side's potentials give them."""
-    f = where(floats(a) > 0, f, soft_minimum(cost, np.log(b), g, epsilon))
-    return f, where(floats(b) > 0, g, soft_minimum(cost.T, np.log(a), f, epsilon))
+def _annealed(cost, a, b, f, g, epsilon, max_iterations, tolerance):
+    """Sinkhorn's two softmaxes taking turns, finished by Newton's method, for ε falling from the range of the cost.
+
+    The sweeps alone need about exp(range / ε) turns in the worst case; each stage here starts next to its solution.
+    """
+    eps = np.finfo(np.float32 if cost.itemsize == 2 else cost.dtype).eps
+    stages = [epsilon]
+    while stages[-1] < np.ptp(cost) / 4:
+        stages.append(4 * stages[-1])
+    left, error = max_iterations, np.inf
+    for stage in reversed(stages):
+        goal = eps if stage == epsilon else 1e-3
+        error, stalled = np.inf, 0
+        while left > 0 and error > goal and stalled < 3:
+            left -= 1
+            f = soft_minimum(cost, b, g, stage)
+            g = soft_minimum(cost.T, a, f, stage)
+            before, error = error, _error(cost, a, b, f, g, stage)
+            while left > 0 and error > goal:
+                f_, g_ = _newton_step(cost, a, b, f, g, stage)
+                improved = _error(cost, a, b, f + f_, g + g_, stage)
+                if not improved < error / 2:
+                    break
+                left -= 1
+                f, g, error = f + f_, g + g_, improved
+            stalled = 0 if error < 0.9 * before or error > 1000 * eps else stalled + 1
+    g = soft_minimum(cost.T, a, f, epsilon) if error < 1 else g  # the masses of b to the last bit
+    if not error <= max(tolerance, 200 * eps):
+        message = f"the marginals of the plan are off by {error:.1e} after {max_iterations} iterations"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return f, g
 
 
-def _solve(cost, a, b, epsilon, max_iterations, tolerance):
-    """Sinkhorn sweeps, with a Newton step tried whenever the sweeps are close or slow."""
-    log_a, log_b = np.log(a), np.log(b)
-    f, g = np.zeros_like(a), np.zeros_like(b)
-    error, tried, stalled = np.inf, 0, False
-    for iteration in range(max_iterations):
-        if error < 0.05 or iteration - tried >= 50:
-            tried = iteration
-            f_, g_, before = _newton(cost, a, b, f, g, epsilon)
-            after = _error(cost, a, b, f_, g_, epsilon)
-            if after < 0.5 * before:
-                f, g, error = f_, g_, after
-                continue
-            if before <= max(tolerance, 0.0):  # as good as this arithmetic gets
-                error = before
-                break
-            stalled = True
-        f = soft_minimum(cost, log_b, g, epsilon)
-        g = soft_minimum(cost.T, log_a, f, epsilon)
-        swept = _error(cost, a, b, f, g, epsilon)
-        if stalled and not swept < error and swept < 64 * np.finfo(np.float32 if cost.itemsize == 2 else cost.dtype).eps:
-            error = swept
+def _refined(cost, a, b, f, g, epsilon, *_):
+    """Newton's method in exact arithmetic; the potentials with the last step as their radius."""
+    size, radius = np.inf, None
+    for _ in range(400):
+        f_, g_ = _newton_step(cost, a, b, f, g, epsilon)
+        radius = 2 * (total(abs(f_)) + total(abs(g_)))
+        before, size = size, float(radius / epsilon)
+        if size == 0 or (size < 1e-6 and not size < before):
             break
-        error = swept
-    return f, g, float(error)
+        # Far from the solution a step changes the exponential by a factor of e² at most: a longer one overshoots.
+        damping = min(1.0, 2.0 / size)
+        f, g = midpoint(f + damping * f_), midpoint(g + damping * g_)
+    return widened(f, radius), widened(g, radius)
 
 
 def _error(cost, a, b, f, g, epsilon):
+    """How far the marginals of the plan are off, summed."""
     p = plan(cost, a, b, f, g, epsilon)
-    return float(np.abs(p.sum(axis=1) - a).sum() + np.abs(p.sum(axis=0) - b).sum())
+    return float(np.abs(total(p) - a).sum() + np.abs(total(p, axis=0) - b).sum())
 
 
-def _newton(cost, a, b, f, g, epsilon):
-    """One Newton step on the dual, and the error of the marginals before it.
+def _newton_step(cost, a, b, f, g, epsilon):
+    """The Newton step on the dual.
 
     The system [[diag(P1), P], [Pᵀ, diag(Pᵀ1)]] (δf, δg) = ε (a - P1, b - Pᵀ1) knows δf and δg up to a constant: the
     last δg is held at 0. Eliminating δf leaves a symmetric positive definite system for the others.
@@ -98,21 +112,15 @@ def _newton(cost, a, b, f, g, epsilon):
     p = plan(cost, a, b, f, g, epsilon)
     row, column = total(p), total(p, axis=0)
     off_row, off_column = a - row, b - column
-    error = float(np.abs(floats(off_row)).sum() + np.abs(floats(off_column)).sum())
-    inner = p[:, :-1]
-    scaled = inner / row[:, None]
-    matrix = np.diag(column[:-1]) - inner.T @ scaled if not is_exact(p) else _diagonal(column[:-1]) - inner.T @ scaled
+    scaled = p[:, :-1] / row[:, None]
+    matrix = where(np.eye(len(b) - 1, dtype=bool), column[:-1], 0.0) - p[:, :-1].T @ scaled
     step = solve_positive_definite(matrix, off_column[:-1] - scaled.T @ off_row)
     step = np.concatenate([step, like(np.zeros(1), p)])
-    return f + epsilon * (off_row - p @ step) / row, g + epsilon * step, error
-
-
-def _diagonal(values):
-    return where(np.eye(len(values), dtype=bool), values, 0.0)
+    return epsilon * (off_row - p @ step) / row, epsilon * step
 
 
 def solve_positive_definite(matrix, right):
-    """Gaussian elimination without pivoting, in whatever arithmetic the matrix has (LAPACK has two)."""
+    """Gaussian elimination without pivoting, in whatever arithmetic the matrix has (LAPACK knows two)."""
     matrix, right = matrix.copy(), right.copy()
     size = len(right)
     for k in range(size):

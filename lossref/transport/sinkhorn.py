@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lossref.core import Choice, Count, Masses, Paper, Positive, Real, along_simplex, loss, times, total, where
+from lossref.core import Choice, Count, Masses, Paper, Positive, Real, along_simplex, floats, held_constant, loss, times, total, where
 
-from .entropic import plan, potentials, uniform
+from .entropic import plan, potentials
 
 
 @loss(
@@ -14,7 +14,7 @@ from .entropic import plan, potentials, uniform
     reduces=False,
 )
 def sinkhorn(
-    cost: Real("n m"),
+    cost: Real("n m", scale=0.1),
     a: Masses("n") = None,
     b: Masses("m") = None,
     *,
@@ -59,10 +59,11 @@ def sinkhorn(
     >>> (2 * (0.5 - t) + 0.5 * (2 * t * np.log(4 * t) + 2 * (0.5 - t) * np.log(4 * (0.5 - t)))).min()
     np.float64(0.2831...)
     """
-    a, b = _masses(cost, a, b)
+    lowest, cost = _above_lowest(cost)
+    a, b = _masses(a, b)
     f, g = potentials(cost, a, b, epsilon, max_iterations, tolerance)
-    excess = total(total(plan(cost, a, b, f, g, epsilon))) - 1
-    value = total(times(a, f)) + total(times(b, g)) - epsilon * excess
+    mass = total(total(plan(cost, a, b, f, g, epsilon)))  # 1: it matters to the derivative alone
+    value = lowest + (total(times(a, f)) + total(times(b, g)) - epsilon * (mass - held_constant(mass)))
     if regularizer == "entropy":
         value = value + epsilon * (total(_x_log_x(a)) + total(_x_log_x(b)))
     return value
@@ -70,12 +71,18 @@ def sinkhorn(
 
 @sinkhorn.gradient
 def _(cost, a, b, epsilon, regularizer, max_iterations, tolerance, cotangent):
-    a, b = _masses(cost, a, b)
+    _, cost = _above_lowest(cost)
+    a, b = _masses(a, b)
     f, g = potentials(cost, a, b, epsilon, max_iterations, tolerance)
     p = plan(cost, a, b, f, g, epsilon)
     if regularizer == "entropy":
         f, g = f + epsilon * np.log(a), g + epsilon * np.log(b)
     return cotangent * p, cotangent * _centred(f), cotangent * _centred(g)
+
+
+@sinkhorn.arrange
+def _(max_iterations, tolerance, **others):
+    return {"max_iterations": 10000, "tolerance": 1e-10}  # an iteration cut short computes something else
 
 
 @sinkhorn.obvious
@@ -88,10 +95,15 @@ def _(cost):
     return (p * cost).sum() + 0.1 * (p * np.log(p * p.size)).sum()
 
 
-def _masses(cost, a, b):
-    """The masses, uniform where left out, with sum 1 to the last bit, differentiated along the simplex."""
-    a = uniform(cost.shape[0], cost) if a is None else along_simplex(a)
-    b = uniform(cost.shape[1], cost) if b is None else along_simplex(b)
+def _above_lowest(cost):
+    """The lowest cost, and all costs less it: a common offset must not use up the digits of the potentials."""
+    lowest = cost.reshape(-1)[np.argmin(floats(cost))]
+    return lowest, cost - lowest
+
+
+def _masses(a, b):
+    """The masses with sum 1 to the last bit, differentiated along the simplex."""
+    a, b = along_simplex(a), along_simplex(b)
     return a / total(a), b / total(b)
 
 
