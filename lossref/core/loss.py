@@ -90,11 +90,11 @@ class Loss:
     name: str
     family: str
 
-    def __init__(self, definition: Callable, of, paper: Paper | None, returns, symmetries, reducible: bool):
+    def __init__(self, definition, of, paper, returns, symmetries, reducible):
         self.definition = definition
         self.name = definition.__name__
         self.family = definition.__module__.split(".")[1] if "." in definition.__module__ else "user"
-        self.paper = paper
+        self.paper: Paper | None = paper
         self.returns = returns
         self.symmetries: dict[str, tuple[str, ...]] = dict(symmetries)
         self.reducible = reducible
@@ -104,6 +104,7 @@ class Loss:
         self.divisor_rule: Callable | None = None
         self.mean_factor_rule: Callable | None = None
         self.kinks_rule: Callable | None = None
+        self.parts_rule: Callable | None = None
         self.hard_rule: Callable | None = None
         self.arrange_rule: Callable | None = None
         self.obvious_form: Callable | None = None
@@ -144,6 +145,11 @@ class Loss:
     def kinks(self, rule: Callable) -> Callable:
         """Decorator: True where the derivative does not exist and the gradient is a convention."""
         self.kinks_rule = rule
+        return rule
+
+    def parts(self, rule: Callable) -> Callable:
+        """Decorator: the size of the rounding of numbers whose difference the gradient is, where nothing avoids it."""
+        self.parts_rule = rule
         return rule
 
     def hard(self, rule: Callable) -> Callable:
@@ -269,12 +275,12 @@ class Loss:
         checked = context.values
         given = [a for a in self.arguments.values() if values[a.name] is not None or a.default is not None]
         checked.update(dict.fromkeys(self.arguments))
-        for argument in given:  # numbers first: labels need to know which value is ignored
-            if not argument.is_array:
-                checked[argument.name] = argument.declaration.check_number(argument.name, values[argument.name], context)
         arrays = [a for a in given if a.is_array]
         for argument in arrays:
             checked[argument.name] = argument.declaration.check_form(argument.name, values[argument.name], context)
+        for argument in given:  # numbers before entries: labels need to know which value is ignored
+            if not argument.is_array:
+                checked[argument.name] = argument.declaration.check_number(argument.name, values[argument.name], context)
         if not device:
             for argument in sorted(arrays, key=_depends_on_lengths):
                 checked[argument.name] = argument.declaration.check_values(argument.name, checked[argument.name], context)
@@ -380,8 +386,7 @@ class Loss:
         weights = cotangent
         if call.reduction == "mean":
             divisor = self._divisor(call, arguments, int(np.prod(shape)))
-            none_counts = np.ndim(divisor) == 0 and not isinstance(divisor, object.__class__) and _is_zero(divisor)
-            weights = cotangent * 0 if none_counts else cotangent / divisor
+            weights = cotangent * 0 if divisor == 0 else cotangent / divisor  # no row counts: no gradient
             if self.mean_factor_rule is not None:
                 weights = weights * _call_with(self.mean_factor_rule, arguments)
         return np.broadcast_to(weights, shape)
@@ -544,10 +549,6 @@ def _call_with(function: Callable, arguments: dict):
 def _beside(weights, gradient):
     """weights (one per term) shaped to multiply a gradient whose leading axes are the terms'."""
     return weights.reshape(weights.shape + (1,) * (gradient.ndim - weights.ndim))
-
-
-def _is_zero(divisor) -> bool:
-    return bool(divisor == 0)
 
 
 def _check_reduction(reduction, divisor) -> None:

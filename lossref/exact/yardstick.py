@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from lossref.core.loss import Call, Loss
+from lossref.core.loss import Call, Loss, _beside, _call_with
 
 from .ball import Ball, UndecidedError, backward, collector_paused, lift, precision
 from .enclosure import Enclosure
@@ -137,6 +137,10 @@ def _gradient_scales(loss, call, moving, sizes, exact, bits, rng):
             for k, scale in enumerate(scales):
                 if moved:
                     scale += combine([m[k] for m in moved], axis=0)
+    if loss.parts_rule is not None:
+        with np.errstate(all="ignore"):
+            parts = _call_with(loss.parts_rule, call.arguments).astype(np.float64)
+        scales = [scale + abs(_beside(np.asarray(call.cotangent, np.float64), parts) * parts) for scale in scales]
     return tuple(scales)
 
 
@@ -178,8 +182,6 @@ def _directions(loss, call, moving, sizes, rng):
 def _kinks(loss, call) -> tuple:
     if loss.kinks_rule is None:
         return tuple(np.zeros(np.shape(call.arguments[name]), bool) for name in call.given)
-    from lossref.core.loss import _call_with
-
     kinks = _call_with(loss.kinks_rule, call.arguments)
     kinks = kinks if isinstance(kinks, tuple) else (kinks,) * len(loss.of)
     return tuple(

@@ -27,6 +27,8 @@ def ctc(
     Collapsing merges repeats and drops blanks. The gradient of a frame is its softmax minus the probability, given
     the target, that the frame reads each class. "mean" divides each sample by its target length first. A target that
     cannot be aligned has the value inf and the gradient nan for that sample only; ``zero_infinity=True`` makes both 0.
+    A gradient entry is a difference of two probabilities, which may agree in all their digits: it is accurate
+    relative to them, and to itself where path and target are sure.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def _(logits, targets, input_lengths, target_lengths, blank, zero_infinity):
     p, alphas = softmax_row(logits).p, lattice.forward()
     log_probability, failures = lattice.log_probability(alphas[-1]), lattice.failure(p)
     likely = lattice.start(failures[0]) < 0.5
-    unlikely_g = p - lattice.occupancy(alphas, log_probability, p.shape)
+    unlikely_g = p - lattice.occupancy(alphas, p.shape)
     likely_g = p * lattice.harm(alphas, failures, p.shape) / np.exp(log_probability)[:, None, None]
     g = where(likely[:, None, None], likely_g, unlikely_g)
     # A frame's gradient sums to 0. Its largest entry comes from the others: on its own it would cancel.
@@ -81,6 +83,14 @@ def _(logits, targets, input_lengths, target_lengths, blank):
     lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
     unreadable = lattice.log_probability(lattice.forward()[-1]) == -np.inf
     return np.broadcast_to(unreadable[:, None, None], logits.shape)
+
+
+@ctc.parts
+def _(logits, targets, input_lengths, target_lengths, blank):
+    lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
+    row, log_probability = softmax_row(logits), lattice.log_probability(lattice.forward()[-1])
+    p = where(label_mask(np.argmax(row.p, axis=2), logits.shape[2]), row.not_p, row.p)
+    return p * (1 - where(log_probability == -np.inf, 0.0, log_probability)[:, None, None])
 
 
 @ctc.mean_factor
@@ -172,12 +182,16 @@ class _Lattice:
     def log_probability(self, alpha):
         return softmax_row(where(self.end, alpha, -np.inf)).lse
 
-    def occupancy(self, alphas, log_probability, shape):
-        """The probability, given the target, that a frame reads each class."""
+    def occupancy(self, alphas, shape):
+        """The probability, given the target, that a frame reads each class.
+
+        At every frame the states add up to the target's probability, so a softmax over them is all it takes: only
+        differences of the long sums alpha + beta matter, and the rounding that the states share does not.
+        """
         occupancy = np.zeros(shape, self.log_p.dtype)
         rows = np.arange(shape[0])[:, None]
         for t, beta in enumerate(self.backward()[1:]):
-            np.add.at(occupancy, (rows, t, self.symbols), np.exp(alphas[t + 1] + beta - log_probability[:, None]))
+            np.add.at(occupancy, (rows, t, self.symbols), softmax_row(alphas[t + 1] + beta).p)
         return occupancy
 
     def failure(self, p):
