@@ -42,6 +42,11 @@ __all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"
 # No exponent of a number in the domain is as low as this.
 LOWEST = -1e13
 EMPTY = (0.0, LOWEST)
+# A sum of a run above this may have overflowed in a lane.
+OVERFLOWED = 2.0**120
+# A mantissa above this gives part of itself to the exponent.
+EXPONENT_OF_RENORMALISED = 40.0
+RENORMALISED = 2.0**EXPONENT_OF_RENORMALISED
 
 #: The exponent of a sum must lie within ± this; otherwise (NaN included) the sum is not to be trusted.
 EXPONENT_LIMIT = {np.dtype(np.float32): 94548.0, np.dtype(np.float64): 2.0**40}
@@ -72,19 +77,50 @@ def add_pairs(mantissa1, n1, mantissa2, n2):
 def sum_of_pairs(row):
     """(μ, n) with Σ e^x = μ 2^n over the row, in one pass."""
     mantissa, exponent = EMPTY
+    # All lanes share one exponent, that of the sum so far (or of the row's beginning): a number has to
+    # exceed it by 2^100 to overflow. Then, and only then, the run is added up again with an exponent in
+    # each lane.
+    shared = float(largest_of(mantissa_and_exponent(no_lower_than_domain(beginning(row)))[1]))
     for start in range(0, row.size, RUN):
         run = row[start : min(start + RUN, row.size)]
-        total, n = spread(run, 0.0), spread(run, LOWEST)
-        for j in range(0, whole(run), width(run)):
-            total, n = add_exponentials(total, n, load(run, j))
-        if whole(run) < run.size:
-            total, n = add_exponentials(total, n, load_tail(run, whole(run), -np.inf))
-        # Each lane has its own exponent; the run is closed into one pair of float64, so that no lane sums
-        # up for long.
-        highest = largest_of(n)
-        closed = sum_of(scale_by_power_of_two(total, n - highest))
-        mantissa, exponent = add_pairs(mantissa, exponent, closed, float(highest))
+        closed, n = sum_with_shared_exponent(run, shared), shared
+        if not closed < OVERFLOWED:
+            closed, n = sum_with_exponent_in_each_lane(run)
+        mantissa, exponent = add_pairs(mantissa, exponent, closed, n)
+        if mantissa > RENORMALISED:
+            mantissa, exponent = mantissa / RENORMALISED, exponent + EXPONENT_OF_RENORMALISED
+        shared = max(shared, exponent)
     return mantissa, exponent
+
+
+@inlined
+def beginning(row):
+    return load(row, 0) if whole(row) > 0 else load_tail(row, 0, -np.inf)
+
+
+@inlined
+def sum_with_shared_exponent(run, shared):
+    """Σ e^x 2^−shared; infinite or NaN where that is out of range."""
+    total = spread(run, 0.0)
+    for j in range(0, whole(run), width(run)):
+        mantissa, exponent = mantissa_and_exponent(no_lower_than_domain(load(run, j)))
+        total = total + scale_by_power_of_two(mantissa, exponent - shared)
+    if whole(run) < run.size:
+        mantissa, exponent = mantissa_and_exponent(no_lower_than_domain(load_tail(run, whole(run), -np.inf)))
+        total = total + scale_by_power_of_two(mantissa, exponent - shared)
+    return sum_of(total)
+
+
+@inlined
+def sum_with_exponent_in_each_lane(run):
+    """(μ, n) with Σ e^x = μ 2^n."""
+    total, n = spread(run, 0.0), spread(run, LOWEST)
+    for j in range(0, whole(run), width(run)):
+        total, n = add_exponentials(total, n, load(run, j))
+    if whole(run) < run.size:
+        total, n = add_exponentials(total, n, load_tail(run, whole(run), -np.inf))
+    highest = float(largest_of(n))
+    return sum_of(scale_by_power_of_two(total, n - highest)), highest
 
 
 @inlined

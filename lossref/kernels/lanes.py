@@ -41,7 +41,7 @@ __all__ = [
     "magnitude_is_infinite",
     "memory_fence",
     "misalignment",
-    "nearest_integer",
+    "prefetch",
     "scale_by_power_of_two",
     "select",
     "spread",
@@ -193,10 +193,6 @@ def negated(a):
 #: a·b + c with one rounding.
 fused_multiply_add = lanes_intrinsic(
     lambda context, builder, lanes, v: call_elementwise(builder, "fma", lanes, v), 3
-)
-#: The nearest integer, ties to even, as a floating-point number.
-nearest_integer = lanes_intrinsic(
-    lambda context, builder, lanes, v: call_elementwise(builder, "rint", lanes, v), 1
 )
 absolute = lanes_intrinsic(lambda context, builder, lanes, v: call_elementwise(builder, "fabs", lanes, v), 1)
 #: `a if a > b else b`: one instruction, and a NaN in `b` passes through (a NaN in `a` does not).
@@ -419,6 +415,28 @@ def load_tail(typing_context, row, start, fill):
     return lanes(row, types.intp, fill), generate
 
 
+@intrinsic
+def prefetch(typing_context, row, start):
+    """Ask for row[start : start + width] (and whatever lies there, beyond the row too) to be brought near."""
+    lanes = row_lanes(row)
+    if lanes is None:
+        return None
+
+    def generate(context, builder, signature, values):
+        byte_pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = llvm_function(
+            builder, "llvm.prefetch.p0", ir.VoidType(), [byte_pointer, integer, integer, integer]
+        )
+        pointer = builder.bitcast(data_pointer(context, builder, row, *values), byte_pointer)
+        to_read, keep, data = (ir.Constant(integer, n) for n in (0, 3, 1))
+        for line in range(0, BYTES, 64):
+            address = builder.gep(pointer, [ir.Constant(ir.IntType(64), line)])
+            builder.call(function, [address, to_read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp), generate
+
+
 def storing(align_to_line):
     def typed(typing_context, row, start, value):
         lanes = row_lanes(row)
@@ -522,7 +540,7 @@ def largest_of(typing_context, value):
 
 @intrinsic
 def sum_of(typing_context, value):
-    """The sum of the lanes, pairwise, in float64."""
+    """The sum of the lanes, pairwise; one register's worth of them is widened to float64 and added there."""
     if not isinstance(value, Lanes):
         return None
 
@@ -530,9 +548,9 @@ def sum_of(typing_context, value):
         (vector,) = values
         count = value.count
         double = ir.DoubleType()
-        if value.element is types.float32:
-            vector = builder.fpext(vector, ir.VectorType(double, count))
         while count > 1:
+            if value.element is types.float32 and count <= 16 and vector.type.element != double:
+                vector = builder.fpext(vector, ir.VectorType(double, count))
             count //= 2
             undefined = ir.Constant(vector.type, ir.Undefined)
             halves = [

@@ -72,8 +72,8 @@ def inverse(total):
 def three_pass(rows, result, streamed):
     for i in range(rows.shape[0]):
         m = finite(largest(rows[i], None))
-        others, leaders = sum_of_exponentials(rows[i], m, None)
-        write(shifted_exponential, rows[i], (m, inverse(others + leaders)), result[i], streamed)
+        total = sum_of_exponentials(rows[i], m, None)
+        write(shifted_exponential, rows[i], (m, inverse(total)), result[i], streamed)
     memory_fence()
 
 
@@ -94,8 +94,8 @@ def two_pass(rows, result, limit, streamed):
             write(exponential_over_sum, rows[i], (1.0 / mantissa, n), result[i], streamed)
         else:
             m = finite(largest(rows[i], None))
-            others, leaders = sum_of_exponentials(rows[i], m, None)
-            write(shifted_exponential, rows[i], (m, inverse(others + leaders)), result[i], streamed)
+            total = sum_of_exponentials(rows[i], m, None)
+            write(shifted_exponential, rows[i], (m, inverse(total)), result[i], streamed)
     memory_fence()
 
 
@@ -109,8 +109,7 @@ def largest_of_piece(piece):
 
 @kernel
 def sum_of_piece(piece, shift):
-    others, leaders = sum_of_exponentials(piece, shift, None)
-    return others + leaders
+    return sum_of_exponentials(piece, shift, None)
 
 
 @kernel

@@ -34,6 +34,7 @@ from lossref.kernels.lanes import (
     largest_of,
     load,
     load_tail,
+    prefetch,
     select,
     spread,
     sum_of,
@@ -53,6 +54,7 @@ __all__ = [
     "seen",
     "state_of_long_row",
     "sum_of_exponentials",
+    "sum_without_leaders",
 ]
 
 #: The state of no number at all.
@@ -104,12 +106,31 @@ def largest(row, cap):
 
 @inlined
 def sum_of_exponentials(row, shift, cap):
+    """Σ e^{x − shift}."""
+    total, lost = 0.0, 0.0
+    for start in range(0, row.size, RUN):
+        run = row[start : min(start + RUN, row.size)]
+        terms = spread(run, 0.0)
+        for j in range(0, whole(run), width(run)):
+            # The next block comes from memory while this one is worked on.
+            prefetch(run, j + BLOCK)
+            terms = terms + scaled_exponential(seen(load(run, j), cap) - shift, HEADROOM)
+        if whole(run) < run.size:
+            x = load_tail(run, whole(run), -np.inf)
+            terms = terms + scaled_exponential(seen(x, cap) - shift, HEADROOM)
+        total, lost = compensated(total, lost, sum_of(terms))
+    return (total + lost) / HEADROOM
+
+
+@inlined
+def sum_without_leaders(row, shift, cap):
     """(Σ e^{x − shift} over x ≠ shift, the number of x equal to shift)."""
     total, lost, equal = 0.0, 0.0, 0.0
     for start in range(0, row.size, RUN):
         run = row[start : min(start + RUN, row.size)]
         others, ones = spread(run, 0.0), spread(run, 0.0)
         for j in range(0, whole(run), width(run)):
+            prefetch(run, j + BLOCK)
             difference = seen(load(run, j), cap) - shift
             leads = is_zero(difference)
             others = select(leads, others, others + scaled_exponential(difference, HEADROOM))
@@ -140,13 +161,17 @@ def absorb(row, m, r, cap):
     for start in range(0, row.size, BLOCK):
         block = row[start : min(start + BLOCK, row.size)]
         top = largest(block, cap)
-        leaders = 0.0
-        if top > m:
-            shrink = math.exp(m - top)
-            r, lost = (1.0 + r) * shrink, lost * shrink
-            m, leaders = top, 1.0
-        others, equal = sum_of_exponentials(block, finite(m), cap)
-        r, lost = compensated(r, lost, others + (equal - leaders))
+        if top < m:
+            added = sum_of_exponentials(block, m, cap)
+        else:
+            leaders = 0.0
+            if top > m:
+                shrink = math.exp(m - top)
+                r, lost = (1.0 + r) * shrink, lost * shrink
+                m, leaders = top, 1.0
+            others, equal = sum_without_leaders(block, finite(m), cap)
+            added = others + (equal - leaders)
+        r, lost = compensated(r, lost, added)
     return m, r + lost
 
 
