@@ -1,0 +1,764 @@
+"""Cross-entropy of logits and labels, value and gradient in one kernel.
+
+With u = c tanh(x / c) if softcap = c, else u = x; p = softmax(u); y the label; w the class weights; a row
+gives 0 if its label is ignored, else
+
+    (1 - eps) w_y (-log p_y)  +  eps/C sum_c w_c (-log p_c)  +  zeta w_y lse(u)**2.
+
+The label is left out of the sum. With L' the log-sum-exp of all *other* classes and d = L' - u_y,
+
+    -log p_y = softplus(d)        1 - p_y = sigmoid(d)
+
+so neither a subtraction of two large numbers nor p_y - 1 ever happens: a right answer that leads by 40 costs
+e**-40, a wrong one that trails by 750 costs 750, and 1e8 on every logit changes nothing.
+
+Rungs, from the obvious kernel to the fast one, each with its reason:
+
+    one_thread_per_row           the definition: one thread walks a row, loads do not coalesce
+    one_warp_per_row             32 lanes read 32 neighbours; five shuffles merge the states
+    block_per_row_online         a vocabulary-sized row keeps a whole block busy
+    vectorised                   128-bit loads and stores
+    long_row_split_over_blocks   several blocks a row, states merged in a fixed order; for few long rows
+
+A walk for the state, one more for the gradient while the row is still in the cache, one more where there is
+label smoothing. The gradient at the label is written from d, never read back and corrected.
+
+A label outside [0, C) that is not ignore_index makes its own row NaN, as do NaN and +inf among its logits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from lossref_cuda.device_arrays import (
+    Call,
+    arithmetic_dtype,
+    empty_result,
+    lives_on_device,
+    starts_on_16_bytes,
+)
+from lossref_cuda.instructions import (
+    device_function,
+    exp,
+    load,
+    load4,
+    load_at,
+    log1p,
+    real,
+    store,
+    store4,
+    store_at,
+    tanh,
+)
+from lossref_cuda.launching import THREADS, chosen, geometry, pieces_for
+from lossref_cuda.log_sum_exp_state import (
+    absorb,
+    absorb4,
+    aligned_part,
+    empty,
+    merge,
+    merge_over_block,
+    merge_over_team,
+    settle,
+)
+from lossref_cuda.logsumexp import merge_pieces
+from lossref_cuda.reductions import BLOCK, add_exactly, sum_over_block, sum_over_team
+
+# ============================================================================================================
+# Reference
+# ============================================================================================================
+
+
+def reference(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Terms and gradient in NumPy, without the options."""
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    m = others.max(axis=1)
+    s = np.exp(others - m[:, None]).sum(axis=1)
+    d = (m - logits[rows, labels]) + np.log(s)
+    terms = np.maximum(d, 0) + np.log1p(np.exp(-np.abs(d)))
+    miss = np.where(d > 0, 1 / (1 + np.exp(-np.abs(d))), np.exp(-np.abs(d)) / (1 + np.exp(-np.abs(d))))
+    gradient = np.exp(others - m[:, None]) / s[:, None] * miss[:, None]
+    gradient[rows, labels] = -miss
+    return terms, gradient
+
+
+# ============================================================================================================
+# Rungs
+# ============================================================================================================
+# Every kernel takes the logits (N, C), the labels (N,), the class weights (C,) if `weighted`, the cotangent
+# of the terms, (N,) or (1,) for all rows, the terms (N,) and, if `wanted`, the gradient (N, C).
+
+
+@device_function
+def capped(x, cap, inverse):
+    """c tanh(x / c); cap 0 means none. Infinities stay what they are: a mask is applied after the cap."""
+    if cap > real(cap, 0.0) and abs(x) < math.inf:
+        return cap * tanh(x * inverse)
+    return x
+
+
+@device_function
+def slope(x, cap, inverse):
+    """The derivative of `capped`: 1 / cosh(x / c)**2, without 1 - tanh**2."""
+    one = real(cap, 1.0)
+    if cap > real(cap, 0.0):
+        e = exp(real(cap, -2.0) * abs(x * inverse))
+        return real(cap, 4.0) * e / ((one + e) * (one + e))
+    return one
+
+
+@device_function
+def weight_of(weight, weighted, logits, j):
+    if weighted:
+        return real(logits, load_at(weight, j))
+    return real(logits, 1.0)
+
+
+@device_function
+def rival(logits, row, j, label, cap, inverse):
+    """The capped logit, and a mask at the label: the walk is over the others."""
+    if j == label:
+        return real(logits, -math.inf)
+    return capped(load(logits, row, j), cap, inverse)
+
+
+@device_function
+def walk_rivals(logits, row, label, cap, inverse, start, stop, first, step):
+    m, r, lost, reference = empty(logits)
+    j = start + first
+    while j < stop:
+        m, r, lost, reference = absorb(m, r, lost, reference, rival(logits, row, j, label, cap, inverse))
+        j += step
+    return settle(m, r, lost, reference)
+
+
+@device_function
+def walk_rivals4(logits, row, label, cap, inverse, start, stop, first, step):
+    """The same, four neighbours at a time."""
+    m, r, lost, reference = empty(logits)
+    begin, end = aligned_part(logits, row, start, stop)
+    masked = real(logits, -math.inf)
+    if start + first < begin:
+        x = rival(logits, row, start + first, label, cap, inverse)
+        m, r, lost, reference = absorb(m, r, lost, reference, x)
+    j = begin + 4 * first
+    while j < end:
+        a, b, c, d = load4(logits, row, j)
+        a = masked if j == label else capped(a, cap, inverse)
+        b = masked if j + 1 == label else capped(b, cap, inverse)
+        c = masked if j + 2 == label else capped(c, cap, inverse)
+        d = masked if j + 3 == label else capped(d, cap, inverse)
+        m, r, lost, reference = absorb4(m, r, lost, reference, a, b, c, d)
+        j += 4 * step
+    if end + first < stop:
+        x = rival(logits, row, end + first, label, cap, inverse)
+        m, r, lost, reference = absorb(m, r, lost, reference, x)
+    return settle(m, r, lost, reference)
+
+
+@device_function
+def softplus(d):
+    """log(1 + e**d), to full relative accuracy for both signs."""
+    if d > real(d, 0.0):
+        return d + log1p(exp(-d))
+    return log1p(exp(d))
+
+
+@device_function
+def sigmoid(d):
+    if d > real(d, 0.0):
+        return real(d, 1.0) / (real(d, 1.0) + exp(-d))
+    e = exp(d)
+    return e / (real(d, 1.0) + e)
+
+
+@device_function
+def target_logit(logits, row, label, cap, inverse):
+    """The label's logit. The walk sees only the others, so an invalid +inf has to be caught here."""
+    target = capped(load(logits, row, label), cap, inverse)
+    if target == math.inf:
+        return real(logits, math.nan)
+    return target
+
+
+@device_function
+def smoothing_sums(logits, weight, weighted, row, m, cap, inverse, start, stop, first, step):
+    """sum_c w_c (m - u_c) and sum_c w_c: terms of one sign, which is why m must be known first."""
+    spread = real(logits, 0.0)
+    spread_lost = real(logits, 0.0)
+    total = real(logits, 0.0)
+    total_lost = real(logits, 0.0)
+    j = start + first
+    while j < stop:
+        w = weight_of(weight, weighted, logits, j)
+        if w != real(w, 0.0):  # a masked class of weight 0 costs nothing, not 0 * inf
+            u = capped(load(logits, row, j), cap, inverse)
+            spread, spread_lost = add_exactly(spread, spread_lost, w * (m - u))
+            total, total_lost = add_exactly(total, total_lost, w)
+        j += step
+    return spread, spread_lost, total, total_lost
+
+
+@device_function
+def term_of(logits, surprise, w, lse, spread, total, log_norm, label_smoothing, z_loss_weight):
+    eps = real(logits, label_smoothing)
+    zeta = real(logits, z_loss_weight)
+    pull = (real(logits, 1.0) - eps) * w
+    term = real(logits, 0.0)
+    if pull != term:
+        term = pull * surprise
+    if label_smoothing > 0.0:
+        term += (spread + total * log_norm) * (eps / real(logits, logits.shape[1]))
+    if z_loss_weight > 0.0:
+        term += zeta * w * (lse * lse)
+    return term
+
+
+@device_function
+def entry(u, w_j, m, r, scale, share, eps_over_c, total):
+    """d term / d u_j for a class that is not the label.
+
+    1 - p_j = ((1 - e) + r) / (1 + r): at the maximum e is 1 and what is left is r.
+    """
+    one = real(u, 1.0)
+    e = exp(u - m)
+    from_smoothing = eps_over_c * (e * (total - w_j) - w_j * ((one - e) + r))
+    return (share * e + from_smoothing) * scale
+
+
+@device_function
+def write_gradient(
+    logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+    cap, inverse, start, stop, first, step,
+):  # fmt: skip
+    scale = real(logits, 1.0) / (real(logits, 1.0) + r)
+    j = start + first
+    while j < stop:
+        x = load(logits, row, j)
+        w_j = weight_of(weight, weighted, logits, j)
+        g = entry(capped(x, cap, inverse), w_j, m, r, scale, share, eps_over_c, total)
+        if j == label:
+            g = at_label
+        store(gradient, row, j, kappa * g * slope(x, cap, inverse))
+        j += step
+
+
+@device_function
+def one_entry(
+    logits,
+    weight,
+    weighted,
+    j,
+    x,
+    label,
+    m,
+    r,
+    scale,
+    share,
+    at_label,
+    eps_over_c,
+    total,
+    kappa,
+    cap,
+    inverse,
+):
+    g = at_label
+    if j != label:
+        w_j = weight_of(weight, weighted, logits, j)
+        g = entry(capped(x, cap, inverse), w_j, m, r, scale, share, eps_over_c, total)
+    return kappa * g * slope(x, cap, inverse)
+
+
+@device_function
+def write_gradient4(
+    logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+    cap, inverse, start, stop, first, step,
+):  # fmt: skip
+    """The same with 128-bit accesses; what is not aligned at the two ends goes one by one."""
+    begin, end = aligned_part(logits, row, start, stop)
+    if start + first < begin:
+        write_gradient(
+            logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+            cap, inverse, start, begin, first, step,
+        )  # fmt: skip
+    scale = real(logits, 1.0) / (real(logits, 1.0) + r)
+    j = begin + 4 * first
+    while j < end:
+        a, b, c, d = load4(logits, row, j)
+        a = one_entry(
+            logits, weight, weighted, j, a, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
+            cap, inverse,
+        )  # fmt: skip
+        b = one_entry(
+            logits, weight, weighted, j + 1, b, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
+            cap, inverse,
+        )  # fmt: skip
+        c = one_entry(
+            logits, weight, weighted, j + 2, c, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
+            cap, inverse,
+        )  # fmt: skip
+        d = one_entry(
+            logits, weight, weighted, j + 3, d, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
+            cap, inverse,
+        )  # fmt: skip
+        store4(gradient, row, j, a, b, c, d)
+        j += 4 * step
+    if end + first < stop:
+        write_gradient(
+            logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+            cap, inverse, end, stop, first, step,
+        )  # fmt: skip
+
+
+@device_function
+def fill_row(terms, gradient, wanted, row, number, start, stop, first, step):
+    """An ignored row is 0, an impossible label NaN: the value, and every entry of the gradient."""
+    if start + first == 0:
+        store_at(terms, row, number)
+    if wanted:
+        j = start + first
+        while j < stop:
+            store(gradient, row, j, number)
+            j += step
+
+
+@device_function
+def finish_row(
+    logits, weight, cotangent, terms, gradient, wanted, weighted, label_smoothing, softcap, z_loss_weight,
+    row, label, m, r, start, stop, first, step, team, wide,
+):  # fmt: skip
+    """From the state (m, r) of the label's rivals: the term, and this thread's share of the gradient in
+    [start, stop)."""
+    one = real(logits, 1.0)
+    cap = real(logits, softcap)
+    inverse = one / cap if softcap > 0.0 else cap
+    target = target_logit(logits, row, label, cap, inverse)
+
+    d = (m - target) + log1p(r)  # L' - u_y, large numbers subtracted first
+    surprise = softplus(d)  # -log p_y
+    miss = sigmoid(d)  # 1 - p_y
+    m, r = merge(m, r, target, real(logits, 0.0))  # and now the state of the whole row
+    log_norm = log1p(r)
+    lse = m + log_norm
+
+    w = weight_of(weight, weighted, logits, label)
+    spread = real(logits, 0.0)
+    total = real(logits, 0.0)
+    if label_smoothing > 0.0:
+        spread, spread_lost, total, total_lost = smoothing_sums(
+            logits, weight, weighted, row, m, cap, inverse, 0, logits.shape[1], first, step
+        )
+        spread, spread_lost = sum_over_team(team, spread, spread_lost)
+        total, total_lost = sum_over_team(team, total, total_lost)
+        spread -= spread_lost
+        total -= total_lost
+    if start + first == 0:
+        term = term_of(logits, surprise, w, lse, spread, total, log_norm, label_smoothing, z_loss_weight)
+        store_at(terms, row, term)
+
+    if wanted:
+        kappa = real(logits, load_at(cotangent, row if cotangent.shape[0] > 1 else 0))
+        eps = real(logits, label_smoothing)
+        eps_over_c = eps / real(logits, logits.shape[1])
+        from_z = real(logits, 2.0 * z_loss_weight) * w * lse if z_loss_weight > 0.0 else real(logits, 0.0)
+        p_y = exp(target - m) / (one + r)
+        at_label = -(one - eps) * w * miss + from_z * p_y + eps_over_c * (p_y * (total - w) - w * miss)
+        share = (one - eps) * w + from_z
+        if wide:
+            write_gradient4(
+                logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
+                kappa, cap, inverse, start, stop, first, step,
+            )  # fmt: skip
+        else:
+            write_gradient(
+                logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
+                kappa, cap, inverse, start, stop, first, step,
+            )  # fmt: skip
+
+
+@device_function
+def whole_row(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight, row, first, step, team, wide,
+):  # fmt: skip
+    """Everything about one row, by the `team` of threads that share it."""
+    columns = logits.shape[1]
+    label = labels[row]
+    if label == ignore_index:
+        fill_row(terms, gradient, wanted, row, real(logits, 0.0), 0, columns, first, step)
+    elif label < 0 or label >= columns:
+        fill_row(terms, gradient, wanted, row, real(logits, math.nan), 0, columns, first, step)
+    else:
+        cap = real(logits, softcap)
+        inverse = real(logits, 1.0) / cap if softcap > 0.0 else cap
+        if wide:
+            m, r = walk_rivals4(logits, row, label, cap, inverse, 0, columns, first, step)
+        else:
+            m, r = walk_rivals(logits, row, label, cap, inverse, 0, columns, first, step)
+        m, r = merge_over_team(team, m, r)
+        finish_row(
+            logits, weight, cotangent, terms, gradient, wanted, weighted, label_smoothing, softcap,
+            z_loss_weight, row, label, m, r, 0, columns, first, step, team, wide,
+        )  # fmt: skip
+
+
+@cuda.jit
+def one_thread_per_row(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    row = cuda.grid(1)
+    if row < logits.shape[0]:
+        whole_row(
+            logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
+            label_smoothing, softcap, z_loss_weight, row, 0, 1, 1, False,
+        )  # fmt: skip
+
+
+@cuda.jit
+def one_warp_per_row(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
+    if row < logits.shape[0]:
+        whole_row(
+            logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
+            label_smoothing, softcap, z_loss_weight, row, cuda.threadIdx.x, 32, 32, False,
+        )  # fmt: skip
+
+
+@cuda.jit
+def block_per_row_online(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    whole_row(
+        logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+        softcap, z_loss_weight, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, False,
+    )  # fmt: skip
+
+
+@cuda.jit
+def vectorised(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    whole_row(
+        logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+        softcap, z_loss_weight, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, True,
+    )  # fmt: skip
+
+
+# ---- long_row_split_over_blocks: the states of the pieces, then everything else ----
+
+
+@cuda.jit
+def summarise_rivals(logits, labels, softcap, pieces_m, pieces_r, length):
+    """Block (piece, row) leaves the state of its piece, without the label."""
+    cap = real(logits, softcap)
+    inverse = real(logits, 1.0) / cap if softcap > 0.0 else cap
+    row = cuda.blockIdx.y
+    while row < logits.shape[0]:
+        start = cuda.blockIdx.x * length
+        stop = min(start + length, logits.shape[1])
+        m, r = walk_rivals4(logits, row, labels[row], cap, inverse, start, stop, cuda.threadIdx.x, THREADS)
+        m, r = merge_over_block(m, r)
+        if cuda.threadIdx.x == 0:
+            store(pieces_m, row, cuda.blockIdx.x, m)
+            store(pieces_r, row, cuda.blockIdx.x, r)
+        row += cuda.gridDim.y
+
+
+@cuda.jit
+def finish_piece(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight, pieces_m, pieces_r, length,
+):  # fmt: skip
+    row = cuda.blockIdx.y
+    while row < logits.shape[0]:
+        start = cuda.blockIdx.x * length
+        stop = min(start + length, logits.shape[1])
+        label = labels[row]
+        if label == ignore_index or label < 0 or label >= logits.shape[1]:
+            number = real(logits, 0.0) if label == ignore_index else real(logits, math.nan)
+            fill_row(terms, gradient, wanted, row, number, start, stop, cuda.threadIdx.x, THREADS)
+        else:
+            m, r = merge_pieces(pieces_m, pieces_r, row)
+            finish_row(
+                logits, weight, cotangent, terms, gradient, wanted, weighted, label_smoothing, softcap,
+                z_loss_weight, row, label, m, r, start, stop, cuda.threadIdx.x, THREADS, BLOCK, True,
+            )  # fmt: skip
+        row += cuda.gridDim.y
+
+
+# ============================================================================================================
+# Reduction on the device
+# ============================================================================================================
+# Partial sums a block, then one small block that adds them: always in the same order, no atomics. Sums are
+# float64: there is one number a row, against C for the loss itself.
+
+
+@cuda.jit
+def sum_of_terms(terms, partial_terms):
+    total = real(partial_terms, 0.0)
+    lost = real(partial_terms, 0.0)
+    row = cuda.grid(1)
+    while row < terms.shape[0]:
+        total, lost = add_exactly(total, lost, real(partial_terms, load_at(terms, row)))
+        row += cuda.gridsize(1)
+    total, lost = sum_over_block(total, lost)
+    if cuda.threadIdx.x == 0:
+        partial_terms[cuda.blockIdx.x] = total - lost
+
+
+@cuda.jit
+def sum_of_label_weights(labels, weight, weighted, ignore_index, columns, partial_weights):
+    total = real(partial_weights, 0.0)
+    lost = real(partial_weights, 0.0)
+    row = cuda.grid(1)
+    while row < labels.shape[0]:
+        label = labels[row]
+        if label != ignore_index and label >= 0 and label < columns:
+            w = real(partial_weights, 1.0)
+            if weighted:
+                w = real(partial_weights, load_at(weight, label))
+            total, lost = add_exactly(total, lost, w)
+        row += cuda.gridsize(1)
+    total, lost = sum_over_block(total, lost)
+    if cuda.threadIdx.x == 0:
+        partial_weights[cuda.blockIdx.x] = total - lost
+
+
+@device_function
+def sum_of_partials(partial):
+    total = 0.0
+    index = 0
+    while index < partial.shape[0]:
+        total += partial[index]
+        index += 1
+    return total
+
+
+@cuda.jit
+def finish_reduction(partial_terms, partial_weights, mean, given, factor, result):
+    """sum, or sum over the divisor: `factor` if given, else the weights of the kept rows; NaN if there are
+    none."""
+    if cuda.grid(1) == 0:
+        total = sum_of_partials(partial_terms)
+        if mean:
+            divisor = factor if given else sum_of_partials(partial_weights)
+            total = total / divisor if divisor != 0.0 else math.nan
+        store_at(result, 0, real(result, total))
+
+
+@cuda.jit
+def scale_of_gradient(partial_weights, mean, given, factor, constant, scale):
+    """The cotangent of every row's term: `constant`, divided as the value is; 0 if no row is kept."""
+    if cuda.grid(1) == 0:
+        number = constant
+        if mean:
+            divisor = factor if given else sum_of_partials(partial_weights)
+            number = constant / divisor if divisor != 0.0 else 0.0
+        store_at(scale, 0, real(scale, number))
+
+
+# ============================================================================================================
+# Launch
+# ============================================================================================================
+
+RUNGS = (
+    "one_thread_per_row",
+    "one_warp_per_row",
+    "block_per_row_online",
+    "vectorised",
+    "long_row_split_over_blocks",
+)
+KERNELS = {
+    "one_thread_per_row": (one_thread_per_row,),
+    "one_warp_per_row": (one_warp_per_row,),
+    "block_per_row_online": (block_per_row_online,),
+    "vectorised": (vectorised,),
+    "long_row_split_over_blocks": (summarise_rivals, finish_piece),
+    "reduction": (sum_of_terms, sum_of_label_weights, finish_reduction, scale_of_gradient),
+}
+
+
+def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
+    """Few classes: a warp a row. A vocabulary: a block a row. Few rows of a vocabulary: several blocks
+    each."""
+    if columns <= 1024:
+        return "one_warp_per_row"
+    if not aligned:
+        return "block_per_row_online"
+    return "long_row_split_over_blocks" if rows < 64 and columns >= 65536 else "vectorised"
+
+
+def launch(
+    call: Call,
+    logits: Any,
+    labels: Any,
+    weight: Any,
+    cotangent: Any,
+    terms: Any,
+    gradient: Any,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
+    z_loss_weight: float = 0.0,
+    rung: str | None = None,
+    pieces: tuple[int, int] | None = None,
+) -> None:
+    """Run one rung on kernel views. `weight` and `gradient` (with `cotangent`) may be None."""
+    rows, columns = logits.shape
+    aligned = starts_on_16_bytes(logits) and (gradient is None or starts_on_16_bytes(gradient))
+    rung = chosen(rung or best_rung(rows, columns, aligned), RUNGS, aligned)
+    number = arithmetic_dtype(np.dtype(logits.dtype))
+    weighted, wanted = weight is not None, gradient is not None
+    weight = weight if weighted else call.new((1,), number)
+    cotangent = cotangent if wanted else call.new((1,), number)
+    gradient = gradient if wanted else call.new((1, 1), np.dtype(logits.dtype))
+    arguments = (
+        logits, labels, weight, cotangent, terms, gradient, wanted, weighted, int(ignore_index),
+        float(label_smoothing), float(softcap or 0.0), float(z_loss_weight),
+    )  # fmt: skip
+    if rung == "long_row_split_over_blocks":
+        count, length = pieces or pieces_for(rows, columns)
+        pieces_m, pieces_r = call.new((rows, count), number), call.new((rows, count), number)
+        grid = (count, min(rows, 65535))
+        summarise_rivals[grid, THREADS, call.stream](
+            logits, labels, float(softcap or 0.0), pieces_m, pieces_r, length
+        )
+        finish_piece[grid, THREADS, call.stream](*arguments, pieces_m, pieces_r, length)
+        return
+    KERNELS[rung][0][(*geometry(rung, rows), call.stream)](*arguments)
+
+
+def _prepared(call: Call, logits: Any, labels: Any, weight: Any) -> tuple:
+    rows, dtype, _ = call.rows(logits)
+    if not call.on_device:
+        labels = np.asarray(labels).astype(np.int64, copy=False)
+        weight = None if weight is None else np.asarray(weight).astype(arithmetic_dtype(dtype), copy=False)
+    return rows, dtype, call.vector(labels), None if weight is None else call.vector(weight)
+
+
+def _cotangent(call: Call, cotangent: Any, dtype: np.dtype) -> Any:
+    """(N,) or one number for all rows, as an array on the device."""
+    if call.on_device and lives_on_device(cotangent):
+        return call.vector(cotangent)
+    return cuda.to_device(np.atleast_1d(np.asarray(cotangent, arithmetic_dtype(dtype))), call.stream)
+
+
+def _run(logits, labels, cotangent, weight, want_gradient, options):
+    on_device = [cotangent] if lives_on_device(cotangent) else []
+    call = Call(logits, labels, weight, *on_device, stream=options.pop("stream", None))
+    rows, dtype, labels, weight = _prepared(call, logits, labels, weight)
+    count = rows.shape[0]
+    if count == 0:
+        return empty_result(call, (0,), dtype), empty_result(call, tuple(rows.shape), dtype)
+    terms = call.new((count,), dtype)
+    gradient = call.new(rows.shape, dtype) if want_gradient else None
+    weights = _cotangent(call, cotangent, dtype) if want_gradient else None
+    launch(call, rows, labels, weight, weights, terms, gradient, **options)
+    values = call.result(terms, dtype, (count,))
+    return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
+
+
+def value(logits: Any, labels: Any, *, weight: Any = None, **options: Any) -> Any:
+    """The N terms. Options: ignore_index, label_smoothing, softcap, z_loss_weight; rung, stream."""
+    return _run(logits, labels, None, weight, False, options)[0]
+
+
+def vjp(logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **options: Any) -> Any:
+    """d (sum of cotangent * terms) / d logits."""
+    return _run(logits, labels, cotangent, weight, True, options)[1]
+
+
+def value_and_vjp(
+    logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **options: Any
+) -> tuple[Any, Any]:
+    """Both, from one kernel."""
+    return _run(logits, labels, cotangent, weight, True, options)
+
+
+def _reduce(call, rows, labels, weight, dtype, reduction, divisor, cotangent, want_gradient, options):
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be none, sum or mean, got {reduction!r}")
+    options = dict(options)
+    ignore_index = int(options.get("ignore_index", -100))
+    count, columns = rows.shape
+    number = arithmetic_dtype(dtype)
+    mean, given = reduction == "mean", divisor is not None
+    factor = float(divisor) if given else 0.0
+    blocks = max(1, min(64, -(-count // THREADS)))
+    partial_terms = call.new((blocks,), np.dtype(np.float64))
+    partial_weights = call.new((blocks,), np.dtype(np.float64))
+    terms = call.new((max(count, 1),), number)  # not yet rounded to the caller's dtype
+    result = call.new((1,), dtype)
+    gradient = scale = None
+    stream = call.stream
+    weighted = weight is not None
+    stand_in = weight if weighted else call.new((1,), number)
+    sum_of_label_weights[blocks, THREADS, stream](
+        labels, stand_in, weighted, ignore_index, columns, partial_weights
+    )
+    if want_gradient:
+        gradient = call.new(rows.shape, dtype)
+        scale = call.new((1,), number)
+        scale_of_gradient[1, 1, stream](partial_weights, mean, given, factor, float(cotangent), scale)
+    launch(call, rows, labels, weight, scale, terms, gradient, **options)
+    sum_of_terms[blocks, THREADS, stream](terms, partial_terms)
+    finish_reduction[1, 1, stream](partial_terms, partial_weights, mean, given, factor, result)
+    return result, gradient
+
+
+def _reduced(logits, labels, reduction, divisor, cotangent, weight, want_gradient, options):
+    if reduction == "none":
+        values, gradient = _run(logits, labels, cotangent, weight, want_gradient, options)
+        return values, gradient
+    call = Call(logits, labels, weight, stream=options.pop("stream", None))
+    rows, dtype, labels, weight = _prepared(call, logits, labels, weight)
+    if rows.shape[0] == 0:
+        nothing = np.asarray(0.0 if reduction == "sum" else math.nan, dtype).reshape(())
+        empty_gradient = empty_result(call, tuple(rows.shape), dtype)
+        return (cuda.to_device(nothing, call.stream) if call.on_device else nothing), empty_gradient
+    result, gradient = _reduce(
+        call, rows, labels, weight, dtype, reduction, divisor, cotangent, want_gradient, options
+    )
+    values = call.result(result, dtype, ())
+    return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
+
+
+def reduced_value(
+    logits: Any,
+    labels: Any,
+    *,
+    reduction: str = "mean",
+    divisor: float | None = None,
+    weight: Any = None,
+    **options: Any,
+) -> Any:
+    """The reduced loss, without the host ever waiting: an array of no dimension on the device."""
+    return _reduced(logits, labels, reduction, divisor, 1.0, weight, False, options)[0]
+
+
+def reduced_value_and_vjp(
+    logits: Any,
+    labels: Any,
+    *,
+    reduction: str = "mean",
+    divisor: float | None = None,
+    cotangent: Any = 1.0,
+    weight: Any = None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """The reduced loss and its gradient. The divisor is computed on the device before the gradient needs
+    it."""
+    return _reduced(logits, labels, reduction, divisor, cotangent, weight, True, options)

@@ -1,0 +1,233 @@
+"""Arrays in and out: NumPy arrays are copied to the device and back, device arrays are viewed.
+
+A kernel sees C-contiguous rows (rows, columns) or a vector. `Call` turns the arguments of one call into that
+shape and turns the results back. bfloat16 is handed to the kernels as uint16.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from lossref_cuda import require
+from lossref_cuda.instructions import SIMULATED
+
+CUDA_DLPACK_DEVICES = (2, 13)  # kDLCUDA, kDLCUDAManaged
+
+
+def lives_on_device(array: Any) -> bool:
+    if isinstance(array, np.ndarray | np.generic | int | float) or array is None:
+        return False
+    if getattr(array, "__cuda_ndarray__", False) or hasattr(array, "__cuda_array_interface__"):
+        return True
+    where = getattr(array, "__dlpack_device__", None)
+    return where is not None and where()[0] in CUDA_DLPACK_DEVICES
+
+
+def bfloat16() -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _is_bfloat16(dtype: np.dtype) -> bool:
+    # ml_dtypes registers itself as a void of two bytes, and that is how bfloat16 arrives through the CUDA
+    # array interface, where PyTorch calls it <V2 as well.
+    return dtype.kind == "V" and dtype.itemsize == 2
+
+
+def storage_dtype(dtype: np.dtype) -> np.dtype:
+    """How the kernels see an array of this dtype."""
+    return np.dtype(np.uint16) if _is_bfloat16(dtype) else dtype
+
+
+def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype in which the kernels compute."""
+    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+
+
+class Call:
+    """The arrays of one call. All on the host, or all on the device."""
+
+    def __init__(self, *arrays: Any, stream: Any = None):
+        require()
+        present = [array for array in arrays if array is not None]
+        self.on_device = any(lives_on_device(array) for array in present)
+        if self.on_device and not all(lives_on_device(array) for array in present):
+            raise TypeError("all arrays must live on the device, or all must be NumPy arrays")
+        if stream is None:
+            stream = self._stream_of(present) if self.on_device else 0
+        self.stream = stream
+
+    @staticmethod
+    def _stream_of(arrays: list) -> Any:
+        """The stream on which the producer of an argument works: launching there needs no waiting."""
+        for array in arrays:
+            interface = None if SIMULATED else getattr(array, "__cuda_array_interface__", None)
+            pointer = None if interface is None else interface.get("stream")
+            if pointer is not None:
+                return cuda.external_stream(pointer)
+        return 0
+
+    # ---- in ------------------------------------------------------------------------------------------
+
+    def rows(self, array: Any, axis: int = -1) -> tuple[Any, np.dtype, tuple[int, ...]]:
+        """(kernel's view of shape (rows, columns), dtype, shape with `axis` moved to the end)."""
+        array, dtype = self._view(array)
+        axis = range(array.ndim)[axis]
+        shape = (*array.shape[:axis], *array.shape[axis + 1 :], array.shape[axis])
+        if dtype.kind != "f" and not _is_bfloat16(dtype):
+            raise TypeError(f"expected float16, bfloat16, float32 or float64, got {dtype}")
+        order = (*(d for d in range(array.ndim) if d != axis), axis)
+        return self._contiguous(array, order, (math.prod(shape[:-1]), shape[-1])), dtype, shape
+
+    def vector(self, array: Any) -> Any:
+        """The kernel's view of an array of any shape, flattened."""
+        array, _ = self._view(array)
+        return self._contiguous(array, tuple(range(array.ndim)), (math.prod(array.shape),))
+
+    def _view(self, array: Any) -> tuple[Any, np.dtype]:
+        if not self.on_device:
+            array = np.asarray(array)
+            dtype = array.dtype
+            return (array.view(np.uint16) if _is_bfloat16(dtype) else array), dtype
+        return view_of_device_array(array)
+
+    def _contiguous(self, array: Any, order: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+        if not self.on_device:
+            return cuda.to_device(np.ascontiguousarray(array.transpose(order)).reshape(shape), self.stream)
+        array = permuted(array, order)
+        if array.is_c_contiguous():
+            return array.reshape(shape)
+        packed = cuda.device_array(array.shape, array.dtype, stream=self.stream)
+        _gather(array, packed, self.stream)
+        return packed.reshape(shape)
+
+    # ---- out -----------------------------------------------------------------------------------------
+
+    def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Uninitialised device memory, as the kernels see it."""
+        return cuda.device_array(shape, storage_dtype(np.dtype(dtype)), stream=self.stream)
+
+    def result(self, array: Any, dtype: np.dtype, shape: tuple[int, ...], axis: int = -1) -> Any:
+        """A kernel's output in the caller's shape and dtype; the last axis goes back to where it came
+        from."""
+        order: tuple[int, ...] = tuple(range(len(shape)))
+        if shape:
+            axis = range(len(shape))[axis]
+            order = (*order[:axis], len(shape) - 1, *order[axis:-1])
+        if not self.on_device:
+            host = array.copy_to_host(stream=self.stream)
+            host = host.view(dtype) if _is_bfloat16(dtype) else host
+            return host.reshape(shape).transpose(order)
+        array = permuted(array.reshape(shape), order)
+        return with_dtype(array, dtype) if _is_bfloat16(dtype) else array
+
+
+def empty_result(call: Call, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    if call.on_device:
+        array = call.new(shape, dtype)
+        return with_dtype(array, dtype) if _is_bfloat16(dtype) else array
+    return np.empty(shape, dtype)
+
+
+# ---- strided views -----------------------------------------------------------------------------------------
+# The simulator's device arrays are NumPy arrays in a wrapper; the real ones are described by shape, strides
+# and a pointer.
+
+if SIMULATED:
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    def view_of_device_array(array: Any) -> tuple[Any, np.dtype]:
+        dtype = array.dtype
+        return (FakeCUDAArray(array._ary.view(np.uint16)) if _is_bfloat16(dtype) else array), dtype
+
+    def permuted(array: Any, order: tuple[int, ...]) -> Any:
+        raw = array._ary if isinstance(array, FakeCUDAArray) else array
+        return FakeCUDAArray(raw.transpose(order))
+
+    def with_dtype(array: Any, dtype: np.dtype) -> Any:
+        return FakeCUDAArray(array._ary.view(dtype))
+
+    def starts_on_16_bytes(array: Any) -> bool:
+        return True
+
+else:
+    from numba.cuda.cudadrv.devicearray import DeviceNDArray
+
+    def view_of_device_array(array: Any) -> tuple[Any, np.dtype]:
+        """A device array of Numba's on the same memory, and the dtype. Does not wait for anything."""
+        interface = getattr(array, "__cuda_array_interface__", None)
+        if interface is None:
+            from cuda.core.utils import StridedMemoryView
+
+            memory = StridedMemoryView.from_dlpack(array, stream_ptr=-1)
+            dtype = np.dtype(memory.dtype)
+            strides = memory.strides
+            interface = {
+                "shape": tuple(memory.shape),
+                "strides": None if strides is None else tuple(s * dtype.itemsize for s in strides),
+                "typestr": dtype.str,
+                "data": (memory.ptr, memory.readonly),
+                "version": 3,
+            }
+            array = memory  # keeps the memory alive
+        dtype = np.dtype(interface["typestr"])
+        if _is_bfloat16(dtype):
+            dtype = bfloat16()
+            interface = {**interface, "typestr": "<u2"}
+        return cuda.from_cuda_array_interface(interface, owner=array, sync=False), dtype
+
+    def permuted(array: Any, order: tuple[int, ...]) -> Any:
+        if order == tuple(range(array.ndim)):
+            return array
+        shape = tuple(array.shape[d] for d in order)
+        strides = tuple(array.strides[d] for d in order)
+        return DeviceNDArray(shape, strides, array.dtype, gpu_data=array.gpu_data)
+
+    def with_dtype(array: Any, dtype: np.dtype) -> Any:
+        return DeviceNDArray(array.shape, array.strides, dtype, gpu_data=array.gpu_data)
+
+    def starts_on_16_bytes(array: Any) -> bool:
+        return array.device_ctypes_pointer.value % 16 == 0
+
+
+@cuda.jit
+def gather_four_dimensions(source, target):
+    """target[a, b, c, d] = source[a, b, c, d], whatever the strides of source."""
+    n_b, n_c, n_d = source.shape[1], source.shape[2], source.shape[3]
+    size = source.shape[0] * n_b * n_c * n_d
+    flat = cuda.grid(1)
+    while flat < size:
+        rest = flat // n_d
+        outer = rest // n_c
+        target[outer // n_b, outer % n_b, rest % n_c, flat % n_d] = source[
+            outer // n_b, outer % n_b, rest % n_c, flat % n_d
+        ]
+        flat += cuda.gridsize(1)
+
+
+def _gather(source: Any, target: Any, stream: Any) -> None:
+    if source.ndim > 4:
+        for index in range(source.shape[0]):
+            _gather(source[index], target[index], stream)
+        return
+    if source.ndim < 4:
+        missing = 4 - source.ndim
+        source = _with_leading_ones(source, missing)
+        target = _with_leading_ones(target, missing)
+    blocks = max(1, min(1024, -(-math.prod(source.shape) // 128)))
+    threads = 32 if SIMULATED else 128
+    gather_four_dimensions[1 if SIMULATED else blocks, threads, stream](source, target)
+
+
+def _with_leading_ones(array: Any, count: int) -> Any:
+    shape = (1,) * count + tuple(array.shape)
+    if SIMULATED:
+        return FakeCUDAArray(
+            array._ary.reshape(shape) if array.is_c_contiguous() else array._ary[(None,) * count]
+        )
+    return DeviceNDArray(shape, (0,) * count + tuple(array.strides), array.dtype, gpu_data=array.gpu_data)

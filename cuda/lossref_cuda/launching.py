@@ -1,0 +1,41 @@
+"""How rungs with the same name are launched, whatever they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lossref_cuda.instructions import SIMULATED
+
+# Threads of a block. A constant, because the compiler unrolls a loop by four and needs its trip count for
+# that: with a step known only at run time that is a 64-bit division, a subroutine longer than many of the
+# loops. In the simulator a thread is a Python thread, and one warp is plenty.
+THREADS = 32 if SIMULATED else 256
+
+# These read 128 bits at a time.
+WIDE_RUNGS = ("vectorised", "long_row_split_over_blocks")
+
+
+def chosen(rung: str, rungs: Iterable[str], aligned: bool) -> str:
+    """The rung, or the reason why it cannot be had."""
+    if rung not in rungs:
+        raise ValueError(f"rung must be one of {', '.join(rungs)}, got {rung!r}")
+    if rung in WIDE_RUNGS and not aligned:
+        raise ValueError(f"rung {rung!r} needs arrays that start on a multiple of 16 bytes")
+    return rung
+
+
+def geometry(rung: str, rows: int) -> tuple:
+    """(blocks, threads of a block)."""
+    if rung == "one_thread_per_row":
+        return -(-rows // THREADS), THREADS
+    if rung == "one_warp_per_row":
+        return -(-rows // (THREADS // 32)), (32, THREADS // 32)
+    return rows, THREADS
+
+
+def pieces_for(rows: int, columns: int) -> tuple[int, int]:
+    """(pieces, their length): enough blocks for a large GPU, no piece shorter than 8192 numbers."""
+    wanted = max(1, 1024 // max(1, rows))
+    length = max(8192, -(-columns // wanted))
+    length = -(-length // 4) * 4
+    return -(-columns // length), length

@@ -1,0 +1,33 @@
+"""Runs tests/cuda/on_device in the simulator, in a process of its own: Numba decides once, when it is
+imported, whether it simulates, and the rest of the test suite needs it not to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lossref_cuda
+import pytest
+
+FOLDER = Path(__file__).parent / "on_device"
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in FOLDER.glob("test_*.py")))
+def test_in_the_simulator(file):
+    state = lossref_cuda.availability()
+    if state.ok:
+        pytest.skip(f"tests/cuda/on_device is part of this very run: {state.reason}")
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    run = subprocess.run(
+        [*command, str(FOLDER / file)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=FOLDER.parents[2],
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
