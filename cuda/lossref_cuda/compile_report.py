@@ -71,14 +71,14 @@ def signature_of(dispatcher: Any, dtype: str) -> Any:
     meaning = {
         "x": matrix, "y": matrix, "logits": matrix, "gradient": matrix,
         "lse": vector, "terms": vector,
-        "cotangent": vector, "cotangents": matrix,
+        "cotangent": vector, "cotangents": matrix, "reduced_cotangent": numbers,
         "weight": numbers, "row_cotangent": numbers, "scale": numbers,
         "partial_terms": numbers, "partial_weights": numbers, "result": numbers,
         "pieces_m": state, "pieces_r": state, "partial": state,
         "labels": types.Array(types.int64, 1, "C"),
         "length": types.int64, "ignore_index": types.int64, "columns": types.int64,
         "label_smoothing": types.float64, "softcap": types.float64, "z_loss_weight": types.float64,
-        "constant": types.float64, "factor": types.float64,
+        "factor": types.float64,
         "wanted": types.boolean, "weighted": types.boolean, "mean": types.boolean, "given": types.boolean,
         "wants_terms": types.boolean,
     }  # fmt: skip
@@ -167,9 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--cc", action="append", help="compute capability, as 9.0; may be repeated")
     parser.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32", "float64"))
-    parser.add_argument(
-        "--only", action="append", choices=COMPUTATIONS, help="a computation; may be repeated"
-    )
+    parser.add_argument("--only", action="append", choices=COMPUTATIONS, help="a computation; may be repeated")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of a drawn one")
     chosen = parser.parse_args(arguments)
     capabilities = [tuple(map(int, text.split("."))) for text in chosen.cc or ["9.0"]]

@@ -559,13 +559,14 @@ def finish_reduction(partial_terms, partial_weights, mean, given, factor, result
 
 
 @cuda.jit
-def scale_of_gradient(partial_weights, mean, given, factor, constant, scale):
-    """The cotangent of every row's term: `constant`, divided as the value is; 0 if no row is kept."""
+def scale_of_gradient(partial_weights, mean, given, factor, reduced_cotangent, scale):
+    """The cotangent of every row's term: that of the reduced loss, divided as the loss is; 0 if no row is
+    kept."""
     if cuda.grid(1) == 0:
-        number = constant
+        number = real(partial_weights, load_at(reduced_cotangent, 0))
         if mean:
             divisor = factor if given else sum_of_partials(partial_weights)
-            number = constant / divisor if divisor != 0.0 else 0.0
+            number = number / divisor if divisor != 0.0 else 0.0
         store_at(scale, 0, real(scale, number))
 
 
@@ -633,9 +634,7 @@ def launch(
         count, length = pieces or pieces_for(rows, columns)
         pieces_m, pieces_r = call.new((rows, count), number), call.new((rows, count), number)
         grid = (count, min(rows, 65535))
-        summarise_rivals[grid, THREADS, call.stream](
-            logits, labels, float(softcap or 0.0), pieces_m, pieces_r, length
-        )
+        summarise_rivals[grid, THREADS, call.stream](logits, labels, float(softcap or 0.0), pieces_m, pieces_r, length)
         finish_piece[grid, THREADS, call.stream](*arguments, pieces_m, pieces_r, length)
         return
     KERNELS[rung][0][(*geometry(rung, rows), call.stream)](*arguments)
@@ -681,9 +680,7 @@ def vjp(logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **optio
     return _run(logits, labels, cotangent, weight, True, options)[1]
 
 
-def value_and_vjp(
-    logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **options: Any
-) -> tuple[Any, Any]:
+def value_and_vjp(logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **options: Any) -> tuple[Any, Any]:
     """Both, from one kernel."""
     return _run(logits, labels, cotangent, weight, True, options)
 
@@ -706,13 +703,11 @@ def _reduce(call, rows, labels, weight, dtype, reduction, divisor, cotangent, wa
     stream = call.stream
     weighted = weight is not None
     stand_in = weight if weighted else call.new((1,), number)
-    sum_of_label_weights[blocks, THREADS, stream](
-        labels, stand_in, weighted, ignore_index, columns, partial_weights
-    )
+    sum_of_label_weights[blocks, THREADS, stream](labels, stand_in, weighted, ignore_index, columns, partial_weights)
     if want_gradient:
         gradient = call.new(rows.shape, dtype)
         scale = call.new((1,), number)
-        scale_of_gradient[1, 1, stream](partial_weights, mean, given, factor, float(cotangent), scale)
+        scale_of_gradient[1, 1, stream](partial_weights, mean, given, factor, _cotangent(call, cotangent, dtype), scale)
     launch(call, rows, labels, weight, scale, terms, gradient, **options)
     sum_of_terms[blocks, THREADS, stream](terms, partial_terms)
     finish_reduction[1, 1, stream](partial_terms, partial_weights, mean, given, factor, result)
@@ -723,15 +718,14 @@ def _reduced(logits, labels, reduction, divisor, cotangent, weight, want_gradien
     if reduction == "none":
         values, gradient = _run(logits, labels, cotangent, weight, want_gradient, options)
         return values, gradient
-    call = Call(logits, labels, weight, stream=options.pop("stream", None))
+    there = [cotangent] if lives_on_device(cotangent) else []
+    call = Call(logits, labels, weight, *there, stream=options.pop("stream", None))
     rows, dtype, labels, weight = _prepared(call, logits, labels, weight)
     if rows.shape[0] == 0:
         nothing = np.asarray(0.0 if reduction == "sum" else math.nan, dtype).reshape(())
         empty_gradient = empty_result(call, tuple(rows.shape), dtype)
         return (cuda.to_device(nothing, call.stream) if call.on_device else nothing), empty_gradient
-    result, gradient = _reduce(
-        call, rows, labels, weight, dtype, reduction, divisor, cotangent, want_gradient, options
-    )
+    result, gradient = _reduce(call, rows, labels, weight, dtype, reduction, divisor, cotangent, want_gradient, options)
     values = call.result(result, dtype, ())
     return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
 

@@ -13,7 +13,8 @@ import numpy as np
 from numba import cuda
 
 from lossref_cuda import require
-from lossref_cuda.instructions import SIMULATED
+from lossref_cuda.instructions import SIMULATED, real, store_at
+from lossref_cuda.launching import THREADS
 
 CUDA_DLPACK_DEVICES = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
@@ -54,7 +55,7 @@ class Call:
 
     def __init__(self, *arrays: Any, stream: Any = None):
         require()
-        present = [array for array in arrays if array is not None]
+        present = [array for array in arrays if array is not None and not isinstance(array, int | float)]
         self.on_device = any(lives_on_device(array) for array in present)
         if self.on_device and not all(lives_on_device(array) for array in present):
             raise TypeError("all arrays must live on the device, or all must be NumPy arrays")
@@ -88,6 +89,21 @@ class Call:
         """The kernel's view of an array of any shape, flattened."""
         array, _ = self._view(array)
         return self._contiguous(array, tuple(range(array.ndim)), (math.prod(array.shape),))
+
+    def cotangent(self, cotangent: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """A cotangent of this shape; a number stands for an array of it."""
+        if lives_on_device(cotangent):
+            return cotangent
+        array = np.asarray(cotangent)
+        if not self.on_device:
+            return np.broadcast_to(array, shape)
+        if array.ndim:
+            raise TypeError("the cotangent must live on the device like the other arrays, or be a number")
+        full = self.new(shape, dtype)
+        flat = full.reshape((math.prod(shape),))
+        if flat.shape[0]:
+            fill[_blocks(flat.shape[0]), THREADS, self.stream](flat, float(array))
+        return with_dtype(full, dtype) if _is_bfloat16(dtype) else full
 
     def _view(self, array: Any) -> tuple[Any, np.dtype]:
         if not self.on_device:
@@ -196,6 +212,14 @@ else:
 
 
 @cuda.jit
+def fill(target, number):
+    index = cuda.grid(1)
+    while index < target.shape[0]:
+        store_at(target, index, real(target, number))
+        index += cuda.gridsize(1)
+
+
+@cuda.jit
 def gather_four_dimensions(source, target):
     """target[a, b, c, d] = source[a, b, c, d], whatever the strides of source."""
     n_b, n_c, n_d = source.shape[1], source.shape[2], source.shape[3]
@@ -219,15 +243,15 @@ def _gather(source: Any, target: Any, stream: Any) -> None:
         missing = 4 - source.ndim
         source = _with_leading_ones(source, missing)
         target = _with_leading_ones(target, missing)
-    blocks = max(1, min(1024, -(-math.prod(source.shape) // 128)))
-    threads = 32 if SIMULATED else 128
-    gather_four_dimensions[1 if SIMULATED else blocks, threads, stream](source, target)
+    gather_four_dimensions[_blocks(math.prod(source.shape)), THREADS, stream](source, target)
+
+
+def _blocks(size: int) -> int:
+    return max(1, min(1024, -(-size // THREADS)))
 
 
 def _with_leading_ones(array: Any, count: int) -> Any:
     shape = (1,) * count + tuple(array.shape)
     if SIMULATED:
-        return FakeCUDAArray(
-            array._ary.reshape(shape) if array.is_c_contiguous() else array._ary[(None,) * count]
-        )
+        return FakeCUDAArray(array._ary.reshape(shape) if array.is_c_contiguous() else array._ary[(None,) * count])
     return DeviceNDArray(shape, (0,) * count + tuple(array.strides), array.dtype, gpu_data=array.gpu_data)

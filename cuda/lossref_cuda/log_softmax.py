@@ -261,7 +261,7 @@ def vjp(x: Any, *, cotangent: Any, axis: int = -1, stream: Any = None, **options
     rows, dtype, shape = call.rows(x, axis)
     if rows.size == 0:
         return empty_result(call, tuple(x.shape), dtype)
-    cotangents, _, _ = call.rows(cotangent, axis)
+    cotangents, _, _ = call.rows(call.cotangent(cotangent, tuple(x.shape), dtype), axis)
     gradient = call.new(rows.shape, dtype)
     launch_vjp(call, rows, cotangents, gradient, **options)
     return call.result(gradient, dtype, shape, axis)
@@ -273,3 +273,12 @@ def value_and_vjp(x: Any, *, cotangent: Any, axis: int = -1, **options: Any) -> 
     vjp_options = {**options, "rung": options.get("rung") if options.get("rung") in VJP_RUNGS else None}
     vjp_options.pop("pieces", None)
     return result, vjp(x, cotangent=cotangent, axis=axis, **vjp_options)
+
+
+def reduced_value(x: Any, **options: Any) -> Any:
+    """For device arrays, where the caller does not reduce: there is nothing to reduce here."""
+    return value(x, **options)
+
+
+def reduced_value_and_vjp(x: Any, *, cotangent: Any = 1.0, **options: Any) -> tuple[Any, Any]:
+    return value_and_vjp(x, cotangent=cotangent, **options)

@@ -274,7 +274,7 @@ def _run(x, cotangent, axis, keepdims, want_value, want_gradient, options):
     gradient = weights = None
     if want_gradient:
         gradient = call.new(rows.shape, dtype)
-        weights = call.vector(cotangent)
+        weights = call.vector(call.cotangent(cotangent, reduced, dtype))
     launch(call, rows, lse, weights, gradient, **options)
     value_out = call.result(lse, dtype, reduced) if want_value else None
     gradient_out = call.result(gradient, dtype, shape, axis) if want_gradient else None
@@ -291,8 +291,15 @@ def vjp(x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, **opt
     return _run(x, cotangent, axis, keepdims, False, True, options)[1]
 
 
-def value_and_vjp(
-    x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, **options: Any
-) -> tuple[Any, Any]:
+def value_and_vjp(x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, **options: Any) -> tuple[Any, Any]:
     """Both, for one read of the row more than the value alone."""
     return _run(x, cotangent, axis, keepdims, True, True, options)
+
+
+def reduced_value(x: Any, **options: Any) -> Any:
+    """For device arrays, where the caller does not reduce: there is nothing to reduce here."""
+    return value(x, **options)
+
+
+def reduced_value_and_vjp(x: Any, *, cotangent: Any = 1.0, **options: Any) -> tuple[Any, Any]:
+    return value_and_vjp(x, cotangent=cotangent, **options)

@@ -241,9 +241,7 @@ LOG2_E_32, LOG2_E_64 = float.fromhex("0x1.715476p+0"), float.fromhex("0x1.715476
 LN2_HIGH_32, LN2_LOW_32 = float.fromhex("0x1.62e43p-1"), float.fromhex("-0x1.05c61p-29")
 LN2_HIGH_64, LN2_LOW_64 = float.fromhex("0x1.62e42fefa39efp-1"), float.fromhex("0x1.abc9e3b39803fp-56")
 # P(t) = 1 + t + t**2 (c[0] + c[1] t + ...)
-C32 = tuple(
-    map(float.fromhex, ("0x1.0p-1", "0x1.5554dep-3", "0x1.55551ap-5", "0x1.120b62p-7", "0x1.6d10fcp-10"))
-)
+C32 = tuple(map(float.fromhex, ("0x1.0p-1", "0x1.5554dep-3", "0x1.55551ap-5", "0x1.120b62p-7", "0x1.6d10fcp-10")))
 C64 = tuple(
     map(
         float.fromhex,
@@ -514,9 +512,7 @@ def launch_vjp(
     kernel[(*geometry(rung, rows), call.stream)](x, cotangents, gradient)
 
 
-def value(
-    x: Any, *, axis: int = -1, algorithm: str = "three_pass", stream: Any = None, **options: Any
-) -> Any:
+def value(x: Any, *, axis: int = -1, algorithm: str = "three_pass", stream: Any = None, **options: Any) -> Any:
     """softmax along `axis`. `rung=` and `stream=` choose how it runs."""
     call = Call(x, stream=stream)
     rows, dtype, shape = call.rows(x, axis)
@@ -541,7 +537,7 @@ def vjp(
     rows, dtype, shape = call.rows(x, axis)
     if rows.size == 0:
         return empty_result(call, tuple(x.shape), dtype)
-    cotangents, _, _ = call.rows(cotangent, axis)
+    cotangents, _, _ = call.rows(call.cotangent(cotangent, tuple(x.shape), dtype), axis)
     gradient = call.new(rows.shape, dtype)
     launch_vjp(call, rows, cotangents, gradient, **options)
     return call.result(gradient, dtype, shape, axis)
@@ -553,3 +549,12 @@ def value_and_vjp(x: Any, *, cotangent: Any, axis: int = -1, algorithm: str = "t
     vjp_options = {**options, "rung": options.get("rung") if options.get("rung") in VJP_RUNGS else None}
     vjp_options.pop("pieces", None)
     return result, vjp(x, cotangent=cotangent, axis=axis, **vjp_options)
+
+
+def reduced_value(x: Any, **options: Any) -> Any:
+    """For device arrays, where the caller does not reduce: there is nothing to reduce here."""
+    return value(x, **options)
+
+
+def reduced_value_and_vjp(x: Any, *, cotangent: Any = 1.0, **options: Any) -> tuple[Any, Any]:
+    return value_and_vjp(x, cotangent=cotangent, **options)

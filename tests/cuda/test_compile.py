@@ -1,6 +1,7 @@
 """What can be held without a GPU: every kernel compiles for every architecture, needs no stack and spills
 nothing, the wide rungs really read 128 bits at a time, and no loop calls a subroutine."""
 
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -16,6 +17,8 @@ if config.ENABLE_CUDASIM:
     pytest.skip("the simulator has no compiler", allow_module_level=True)
 
 KERNELS = {kernel.label: kernel for kernel in compile_report.kernels("float32")}
+# One kernel is looked at from several sides, and compiling it is what takes the time.
+compile_to_ptx = functools.lru_cache(maxsize=None)(compile_report.compile_to_ptx)
 PORTABLE = [capability for capability in compile_report.CAPABILITIES if capability != (9, 0)]
 
 
@@ -24,7 +27,7 @@ PORTABLE = [capability for capability in compile_report.CAPABILITIES if capabili
 def test_compiles_for(computation, capability):
     for kernel in KERNELS.values():
         if kernel.computation == computation:
-            assert ".visible .entry" in compile_report.compile_to_ptx(kernel, capability)
+            assert ".visible .entry" in compile_to_ptx(kernel, capability)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
@@ -33,12 +36,10 @@ def test_other_dtypes(computation, dtype):
     for kernel in compile_report.kernels(dtype):
         if kernel.computation != computation:
             continue
-        ptx = compile_report.compile_to_ptx(kernel, (9, 0))
+        ptx = compile_to_ptx(kernel, (9, 0))
         needs = compile_report.assemble(ptx, (9, 0))
         assert needs.stack == needs.spill_stores == needs.spill_loads == 0, kernel.label
-        if (
-            dtype != "float64"
-        ):  # float32 arithmetic must not slip into float64 on the way; tables of partial sums do
+        if dtype != "float64":  # float32 arithmetic must not slip into float64 on the way; tables of partial sums do
             loop_body = [line for line in ptx.splitlines() if re.search(r"\b(ex2|fma)\.\S*f64", line)]
             assert not loop_body, (kernel.label, loop_body[:3])
 
@@ -56,7 +57,7 @@ def loops(ptx):
 @pytest.mark.parametrize("label", KERNELS)
 def test_assembles_for_sm_90(label):
     kernel = KERNELS[label]
-    ptx = compile_report.compile_to_ptx(kernel, (9, 0))
+    ptx = compile_to_ptx(kernel, (9, 0))
     needs = compile_report.assemble(ptx, (9, 0))
     assert needs.spill_stores == needs.spill_loads == 0
     assert needs.stack == 0
@@ -85,14 +86,14 @@ WIDE = [
 
 @pytest.mark.parametrize(("label", "writes"), WIDE)
 def test_wide_rungs_read_and_write_128_bits(label, writes):
-    ptx = compile_report.compile_to_ptx(KERNELS[label], (9, 0))
+    ptx = compile_to_ptx(KERNELS[label], (9, 0))
     assert "ld.global.v4.f32" in ptx
     assert ("st.global.v4.f32" in ptx) == writes
 
 
 def test_fast_exponential_keeps_small_numbers():
     """ex2.approx without .ftz: results below 2**-126 are not flushed."""
-    ptx = compile_report.compile_to_ptx(KERNELS["softmax.vectorised"], (9, 0))
+    ptx = compile_to_ptx(KERNELS["softmax.vectorised"], (9, 0))
     assert "ex2.approx.f32" in ptx
 
 

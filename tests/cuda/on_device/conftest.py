@@ -130,9 +130,7 @@ def log_softmax_vjp(x, w):
     return gradient, np.abs(gradient) + from_logits + from_cotangent
 
 
-def cross_entropy(
-    x, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0
-):
+def cross_entropy(x, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0):
     """terms, their allowance, the gradient of each term, its allowance."""
     x = _wide(x)
     rows, count = x.shape

@@ -99,9 +99,7 @@ def test_masks(launch_options, rung):
     np.testing.assert_allclose(gradient, [[0, -0.5, 0.5], [-1, 0.5, 0.5], [0, 0, 0]], rtol=1e-6)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:invalid value encountered"
-)  # NumPy scalars warn in the simulator, a GPU does not
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy scalars warn in the simulator, a GPU does not
 @pytest.mark.parametrize("rung", cross_entropy.RUNGS)
 def test_bad_rows_stay_alone(launch_options, rung):
     """NaN, +inf, an impossible label, each in its own row; an ignored row is 0 whatever it holds."""
@@ -181,9 +179,7 @@ def test_device_arrays_stay_on_the_device():
     x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     labels = np.array([1, 2, 3], np.int32)
     there = cuda.to_device(x)
-    terms, gradient = cross_entropy.value_and_vjp(
-        there, cuda.to_device(labels), cotangent=cuda.to_device(np.ones(3))
-    )
+    terms, gradient = cross_entropy.value_and_vjp(there, cuda.to_device(labels), cotangent=cuda.to_device(np.ones(3)))
     assert not isinstance(terms, np.ndarray)
     assert not isinstance(gradient, np.ndarray)
     here = cross_entropy.value_and_vjp(x, labels, cotangent=np.ones(3))

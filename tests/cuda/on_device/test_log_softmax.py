@@ -72,6 +72,4 @@ def test_axis(axis):
     y, gradient = log_softmax.value_and_vjp(x, cotangent=w, axis=axis)
     truth = x - np.log(np.exp(x).sum(axis=axis, keepdims=True))
     np.testing.assert_allclose(y, truth, rtol=1e-12)
-    np.testing.assert_allclose(
-        gradient, w - np.exp(truth) * w.sum(axis=axis, keepdims=True), rtol=1e-10, atol=1e-14
-    )
+    np.testing.assert_allclose(gradient, w - np.exp(truth) * w.sum(axis=axis, keepdims=True), rtol=1e-10, atol=1e-14)

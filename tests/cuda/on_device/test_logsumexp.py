@@ -53,9 +53,7 @@ def test_a_row_of_masks(launch_options, rung):
     np.testing.assert_allclose(value[1], 1 + np.log(2), rtol=1e-6)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:invalid value encountered"
-)  # NumPy scalars warn in the simulator, a GPU does not
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy scalars warn in the simulator, a GPU does not
 @pytest.mark.parametrize("rung", logsumexp.RUNGS)
 @pytest.mark.parametrize("place", [0, 17, 34])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

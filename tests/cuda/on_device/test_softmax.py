@@ -42,9 +42,7 @@ def test_unknown_algorithm():
         softmax.value(np.zeros((1, 2)), algorithm="four_pass")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:invalid value encountered"
-)  # NumPy scalars warn in the simulator, a GPU does not
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy scalars warn in the simulator, a GPU does not
 @pytest.mark.parametrize("rung", softmax.RUNGS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity_stay_in_their_row(launch_options, rung, bad):
@@ -86,9 +84,7 @@ def test_axis(axis):
     e = np.exp(x)
     p = e / e.sum(axis=axis, keepdims=True)
     np.testing.assert_allclose(y, p, rtol=1e-13)
-    np.testing.assert_allclose(
-        gradient, p * (w - (p * w).sum(axis=axis, keepdims=True)), rtol=1e-10, atol=1e-14
-    )
+    np.testing.assert_allclose(gradient, p * (w - (p * w).sum(axis=axis, keepdims=True)), rtol=1e-10, atol=1e-14)
 
 
 def test_empty_batch():
