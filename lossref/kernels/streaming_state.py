@@ -123,6 +123,27 @@ def sum_of_exponentials(row, shift, cap):
 
 
 @inlined
+def sum_and_largest(block, shift, cap):
+    """(Σ e^{x − shift}, max x) in one go: right as long as no x exceeds the shift by much."""
+    total, lost = 0.0, 0.0
+    top = spread(block, -np.inf)
+    for start in range(0, block.size, RUN):
+        run = block[start : min(start + RUN, block.size)]
+        terms = spread(run, 0.0)
+        for j in range(0, whole(run), width(run)):
+            prefetch(run, j + BLOCK)
+            x = seen(load(run, j), cap)
+            top = larger(x, top)
+            terms = terms + scaled_exponential(x - shift, HEADROOM)
+        if whole(run) < run.size:
+            x = seen(load_tail(run, whole(run), -np.inf), cap)
+            top = larger(x, top)
+            terms = terms + scaled_exponential(x - shift, HEADROOM)
+        total, lost = compensated(total, lost, sum_of(terms))
+    return (total + lost) / HEADROOM, float(largest_of(top))
+
+
+@inlined
 def sum_without_leaders(row, shift, cap):
     """(Σ e^{x − shift} over x ≠ shift, the number of x equal to shift)."""
     total, lost, equal = 0.0, 0.0, 0.0
@@ -160,10 +181,12 @@ def absorb(row, m, r, cap):
     lost = 0.0
     for start in range(0, row.size, BLOCK):
         block = row[start : min(start + BLOCK, row.size)]
-        top = largest(block, cap)
-        if top < m:
-            added = sum_of_exponentials(block, m, cap)
-        else:
+        added, top = 0.0, m
+        if m > -np.inf:
+            # Most blocks of a long row hold no new maximum: one look at them is enough.
+            added, top = sum_and_largest(block, m, cap)
+        if not top < m:
+            top = largest(block, cap)
             leaders = 0.0
             if top > m:
                 shrink = math.exp(m - top)

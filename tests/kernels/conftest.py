@@ -45,9 +45,7 @@ class ExactRow:
         return abs(self.row[j] if from_zero else self.row[j] - self.top)
 
     def value_scale(self, from_zero=False):
-        return abs(self.value()) + sum(
-            abs(self.derivative(j)) * self.distance(j, from_zero) for j in self.free
-        )
+        return abs(self.value()) + sum(abs(self.derivative(j)) * self.distance(j, from_zero) for j in self.free)
 
     def derivative_scale(self, j, from_zero=False):
         moved = sum(abs(self.second(j, k)) * self.distance(k, from_zero) for k in self.free)

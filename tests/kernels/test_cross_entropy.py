@@ -83,9 +83,7 @@ def test_a_common_offset_changes_nothing(dtype, offset):
     for label in range(3):
         labels = [label, label]
         there = cross_entropy.value_and_vjp(x, labels, cotangent=np.ones(2), label_smoothing=0.1)
-        here = cross_entropy.value_and_vjp(
-            differences.astype(dtype), labels, cotangent=np.ones(2), label_smoothing=0.1
-        )
+        here = cross_entropy.value_and_vjp(differences.astype(dtype), labels, cotangent=np.ones(2), label_smoothing=0.1)
         np.testing.assert_array_equal(there[0], here[0])
         np.testing.assert_array_equal(there[1], here[1])
 
@@ -122,15 +120,11 @@ def test_options_and_row_lengths(dtype, names, classes):
     options = {name: OPTIONS[name](dtype, classes) for name in names}
     value, gradient = cross_entropy.value_and_vjp(x, labels, cotangent=cotangent, **options)
     settings = {"weight": None, "ignore_index": -100, "smoothing": 0.0, "softcap": None, "z_weight": 0.0}
-    settings |= {
-        {"label_smoothing": "smoothing", "z_loss_weight": "z_weight"}.get(k, k): v for k, v in options.items()
-    }
+    settings |= {{"label_smoothing": "smoothing", "z_loss_weight": "z_weight"}.get(k, k): v for k, v in options.items()}
     terms, derivatives = reference(x, labels, cotangent, **settings)
     assert value.dtype == gradient.dtype == dtype
     eps = np.finfo(dtype).eps
-    np.testing.assert_allclose(
-        value.astype(np.longdouble), terms, rtol=20 * eps, atol=0 if classes > 1 else 1e-18
-    )
+    np.testing.assert_allclose(value.astype(np.longdouble), terms, rtol=20 * eps, atol=0 if classes > 1 else 1e-18)
     # Each entry is a difference p_j A − target_j: relative to its two parts.
     np.testing.assert_allclose(gradient, derivatives, rtol=40 * eps, atol=20 * eps / classes)
     assert value[4] == 0 and not gradient[4].any()
@@ -214,9 +208,7 @@ def test_z_loss_is_off_unless_asked_for():
     x = np.random.default_rng(0).standard_normal((4, 1000))
     labels = [1, 2, 3, 4]
     plain = cross_entropy.value(x, labels)
-    np.testing.assert_allclose(
-        plain, reference(x, np.array(labels), np.ones(4), None, -100, 0, None, 0)[0], rtol=1e-13
-    )
+    np.testing.assert_allclose(plain, reference(x, np.array(labels), np.ones(4), None, -100, 0, None, 0)[0], rtol=1e-13)
 
 
 def test_out_and_many_rows_in_threads():

@@ -65,9 +65,7 @@ def test_a_scaled_subnormal_is_rounded_once(dtype):
 @pytest.mark.parametrize("dtype", RANGE)
 @pytest.mark.parametrize("cap", [0.7, 30.0])
 def test_soft_cap(dtype, cap):
-    x = np.concatenate([np.linspace(-20, 20, 3200), np.logspace(-30, 1.5, 3200), [0.0] * 64]).astype(
-        dtype
-    ) * dtype(cap)
+    x = np.concatenate([np.linspace(-20, 20, 3200), np.logspace(-30, 1.5, 3200), [0.0] * 64]).astype(dtype) * dtype(cap)
     out, slope = np.empty_like(x), np.empty_like(x)
     caps(x, cap, out, slope)
     eps = np.finfo(dtype).eps
@@ -76,9 +74,7 @@ def test_soft_cap(dtype, cap):
     q = np.exp(-2 * np.abs(z))
     true = 4 * q / (1 + q) ** 2
     assert np.all(np.abs(slope - true) <= 4 * eps * true * (1 + np.abs(z)))
-    assert np.array_equal(
-        np.sort(out), out[np.argsort(x, kind="stable")]
-    )  # increasing: the maximum is the capped one
+    assert np.array_equal(np.sort(out), out[np.argsort(x, kind="stable")])  # increasing: the maximum is the capped one
     masks = np.array([-np.inf, np.inf, np.nan] + [0.0] * 61, dtype)
     out, slope = np.empty_like(masks), np.empty_like(masks)
     caps(masks, cap, out, slope)

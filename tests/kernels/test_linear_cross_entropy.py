@@ -52,9 +52,7 @@ def close(found, expected, dtype, factor=200):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         scale = np.abs(b).max()
-        np.testing.assert_allclose(
-            a.astype(np.longdouble), b, rtol=0, atol=float(factor * np.finfo(dtype).eps * scale)
-        )
+        np.testing.assert_allclose(a.astype(np.longdouble), b, rtol=0, atol=float(factor * np.finfo(dtype).eps * scale))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -62,9 +60,7 @@ def close(found, expected, dtype, factor=200):
 def test_every_pair_of_options(names, dtype):
     hidden, classifier, labels, cotangent, bias = problem(np.random.default_rng(0), 11, 67, 9, dtype)
     options = {name: bias if name == "bias" else OPTIONS[name] for name in names}
-    terms, gradients = linear_cross_entropy.value_and_vjp(
-        hidden, classifier, labels, cotangent=cotangent, **options
-    )
+    terms, gradients = linear_cross_entropy.value_and_vjp(hidden, classifier, labels, cotangent=cotangent, **options)
     expected, derivatives = reference(hidden, classifier, labels, cotangent, **options)
     close([terms, *gradients], [expected, *derivatives], dtype)
     assert not terms[1::5].any() and not gradients[0][1::5].any()
@@ -96,9 +92,7 @@ def test_filter(tile, names):
     limit = 2.0**-12
     arguments = {"cotangent": cotangent, "filter_eps": limit, "block_size": tile}
     terms, gradients = linear_cross_entropy.value_and_vjp(hidden, classifier, labels, **arguments, **options)
-    expected, derivatives = reference(
-        hidden, classifier, labels, cotangent, limit=limit, tile=tile, **options
-    )
+    expected, derivatives = reference(hidden, classifier, labels, cotangent, limit=limit, tile=tile, **options)
     close([terms, *gradients], [expected, *derivatives], np.float64)
     if tile != (5, 200):  # some tiles must have been dropped for this to be a test
         exact = reference(hidden, classifier, labels, cotangent, **options)[1]
@@ -130,9 +124,7 @@ def test_shift(shift):
         hidden, classifier, labels, cotangent=cotangent, shift=shift
     )
     used = hidden[..., : 5 - shift, :]
-    expected, gradients = reference(
-        used.reshape(-1, 4), classifier, labels[..., shift:].ravel(), cotangent.ravel()
-    )
+    expected, gradients = reference(used.reshape(-1, 4), classifier, labels[..., shift:].ravel(), cotangent.ravel())
     np.testing.assert_allclose(terms, expected.reshape(cotangent.shape).astype(float), rtol=1e-13)
     assert d_hidden.shape == hidden.shape and not d_hidden[..., 5 - shift :, :].any()
     np.testing.assert_allclose(
@@ -146,9 +138,7 @@ def test_with_the_identity_it_is_cross_entropy(dtype):
     """The same numbers, confident rows included: the label's logit comes out of the same table."""
     x = np.array([[40, 0, 1], [100, 0, -1], [0, 750, 2], [1, 2, 3]], dtype)
     labels = [0, 0, 0, 2]
-    terms, gradients = linear_cross_entropy.value_and_vjp(
-        x, np.eye(3, dtype=dtype), labels, cotangent=np.ones(4)
-    )
+    terms, gradients = linear_cross_entropy.value_and_vjp(x, np.eye(3, dtype=dtype), labels, cotangent=np.ones(4))
     expected = cross_entropy.value_and_vjp(x, labels, cotangent=np.ones(4))
     np.testing.assert_array_equal(terms, expected[0])
     np.testing.assert_array_equal(gradients[0], expected[1])

@@ -58,9 +58,7 @@ def test_masks_and_bad_numbers(dtype):
     inf, nan = np.inf, np.nan
     x = np.array([[0, -inf, 0], [nan, 0, 0], [inf, 0, 0], [-inf, -inf, -inf], [1, 1, -inf]], dtype)
     value = log_softmax.value(x)
-    np.testing.assert_allclose(
-        value[[0, 4]], [[-np.log(2), -inf, -np.log(2)], [-np.log(2)] * 2 + [-inf]], rtol=1e-7
-    )
+    np.testing.assert_allclose(value[[0, 4]], [[-np.log(2), -inf, -np.log(2)], [-np.log(2)] * 2 + [-inf]], rtol=1e-7)
     assert np.isnan(value[[1, 2, 3]]).any(1).all()
     gradient = log_softmax.vjp(x[[0, 4]], cotangent=np.array([[1, 5, 0], [1, 0, 2]], dtype))
     np.testing.assert_allclose(gradient, [[0.5, 0, -0.5], [0.5, -0.5, 0]])
@@ -83,6 +81,4 @@ def test_axis_and_out():
         value, gradient = log_softmax.value_and_vjp(x, axis=axis, cotangent=x, out=out)
         assert gradient is out
         np.testing.assert_allclose(value, expected, rtol=1e-13)
-        np.testing.assert_allclose(
-            out, x - np.exp(expected) * x.sum(axis, keepdims=True), rtol=1e-10, atol=1e-15
-        )
+        np.testing.assert_allclose(out, x - np.exp(expected) * x.sum(axis, keepdims=True), rtol=1e-10, atol=1e-15)

@@ -47,9 +47,7 @@ def test_row_lengths(long_double, dtype, size):
         assert np.array_equal(value, logsumexp.value(x))
         expected = weights[:, None] * true.p
         moved = np.abs(expected) * (true.one_minus_p * true.distance + true.spread)
-        assert np.all(
-            np.abs(gradient - expected) <= 8 * eps * (np.abs(expected) + moved) + np.finfo(dtype).tiny * eps
-        )
+        assert np.all(np.abs(gradient - expected) <= 8 * eps * (np.abs(expected) + moved) + np.finfo(dtype).tiny * eps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

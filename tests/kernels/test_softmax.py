@@ -140,9 +140,7 @@ def test_gradient(long_double, dtype, size):
         spread = (p * distance).sum(-1, keepdims=True)
         moved = p * (np.abs(centred) * distance + total + np.abs(centred) * spread)
         # The cotangent is an input too: what its rounding moves.
-        moved += p * (
-            np.abs(cotangent) * long_double(x).one_minus_p + (p * np.abs(cotangent)).sum(-1, keepdims=True)
-        )
+        moved += p * (np.abs(cotangent) * long_double(x).one_minus_p + (p * np.abs(cotangent)).sum(-1, keepdims=True))
         error = np.abs(softmax.vjp(x, cotangent=cotangent) - expected)
         assert np.all(error <= 8 * eps * (np.abs(expected) + moved) + np.finfo(dtype).smallest_subnormal)
 
@@ -191,3 +189,17 @@ def test_errors():
             softmax.value(x, out=out)
     with pytest.raises(TypeError, match=r"x: .*float16, bfloat16, float32 or float64"):
         softmax.value(x.astype(np.longdouble))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("low", [-3000.0, -1e9, -np.inf])
+@pytest.mark.parametrize("jump", [1, 64, 1023, 1024, 4096, 5000, 8999])
+def test_a_row_that_jumps(long_double, algorithm, dtype, low, jump):
+    """The beginning says nothing of what comes: e^{x − m} with the maximum so far overflows, and so does an exponent
+    that all lanes share."""
+    x = np.random.default_rng(0).standard_normal(9000)
+    x[:jump] += low
+    x = x.astype(dtype)
+    check(x, softmax.value(x, algorithm=algorithm), long_double(x), k=4)
+    check(x[::-1], softmax.value(x[::-1], algorithm=algorithm), long_double(x[::-1]), k=4)
