@@ -40,10 +40,10 @@ def info_nce(
     --------
     >>> s = np.array([[0.9, 0.1], [0.3, 0.7]])
     >>> lr.info_nce(s, temperature=0.5)
-    0.27768...
+    np.float64(0.277500...)
     >>> e = np.exp(s / 0.5)
     >>> -np.log(np.diag(e) / e.sum(axis=1)).mean()  # the literal formula
-    0.27768...
+    np.float64(0.277500...)
     """
     kept, is_positive = _kept(similarities, labels, mask)
     return -at(softmax_row(kept, temperature).log_p, np.argmax(is_positive, axis=1))

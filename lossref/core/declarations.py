@@ -134,6 +134,10 @@ class Declaration:
         """A valid value, drawn at random."""
         raise NotImplementedError
 
+    def vary(self, rng, value, values: dict):
+        """The value with what options allow put in: ignored labels, say."""
+        return value
+
     def hard(self, value, sizes: dict, values: dict, dtype) -> Iterator[tuple[str, object]]:
         """Valid values where the obvious code fails, as (what is hard about it, value)."""
         return iter(())
@@ -143,9 +147,10 @@ class Declaration:
         if self.is_array:
             yield "an object that is no array", object()
             yield "a text", "abc"
-            yield "an axis too many", np.asarray(value)[None]
-            if "..." not in self.dims and np.ndim(value) > 0:
-                yield "an axis too few", np.asarray(value)[0]
+            if "..." not in self.dims:
+                yield "an axis too many", np.asarray(value)[None]
+                if np.size(value):
+                    yield "an axis too few", np.asarray(value)[0]
         else:
             yield "a text", "abc"
             yield "an array", np.ones(3)
@@ -222,7 +227,7 @@ class RealNumber(Declaration):
                 allowed += " or -inf" if self.masked else ""
                 raise ValueError(message(name, allowed, array[index], index))
             if slack:  # a probability may exceed 1 by rounding: that is not the caller's mistake
-                array = np.clip(array, self.interval.low, self.interval.high)
+                array = np.clip(array, self.interval.low, self.interval.high).astype(array.dtype)
         if self.masked and not self.all_masked and array.ndim > 1 and low == -INFINITY:
             empty = (array == -INFINITY).all(axis=-1)
             if empty.any():
@@ -423,9 +428,12 @@ class ClassLabels(Declaration):
             blank = values[self.excluding]
             labels = rng.integers(0, max(count - 1, 1), shape)
             labels = labels + (labels >= blank)
-        if self.ignore and np.size(labels) > 1:
-            labels = np.where(rng.uniform(size=shape) < 0.2, values[self.ignore], labels)
         return labels
+
+    def vary(self, rng, value, values):
+        if value is None or not self.ignore or np.size(value) < 2:
+            return value
+        return np.where(rng.uniform(size=np.shape(value)) < 0.2, values[self.ignore], value)
 
     def hard(self, value, sizes, values, dtype):
         yield "label 0 everywhere", np.zeros_like(value) if not self.excluding else value

@@ -37,8 +37,8 @@ def formula(docstring: str) -> str:
     """The first displayed formula, in LaTeX."""
     lines = inspect.cleandoc(docstring or "").splitlines()
     for start, line in enumerate(lines):
-        if line.strip() == ".. math::":
-            body = []
+        if line.startswith(".. math::"):
+            body = [line.removeprefix(".. math::").strip()]
             for following in lines[start + 1 :]:
                 if following.strip() and not following.startswith(" "):
                     break

@@ -280,7 +280,10 @@ class Loss:
             checked[argument.name] = argument.declaration.check_form(argument.name, values[argument.name], context)
         for argument in given:  # numbers before entries: labels need to know which value is ignored
             if not argument.is_array:
-                checked[argument.name] = argument.declaration.check_number(argument.name, values[argument.name], context)
+                number = argument.declaration.check_number(argument.name, values[argument.name], context)
+                if isinstance(number, float) and context.dtype == ml_dtypes.bfloat16:
+                    number = context.dtype.type(number)  # a Python float would widen bfloat16 to float32
+                checked[argument.name] = number
         if not device:
             for argument in sorted(arrays, key=_depends_on_lengths):
                 checked[argument.name] = argument.declaration.check_values(argument.name, checked[argument.name], context)
@@ -468,6 +471,9 @@ class Loss:
                 continue
             if argument.required or rng.uniform() < 0.4:
                 values[argument.name] = argument.declaration.random(rng, sizes, values)
+        if len(fixed) < sum(not a.required for a in self.arguments.values()):
+            for name, argument in self.arguments.items():
+                values[name] = argument.declaration.vary(rng, values[name], values) if name not in fixed else values[name]
         if self.arrange_rule is not None:
             values |= {name: v for name, v in self.arrange_rule(**values).items() if name not in fixed}
         return values

@@ -52,9 +52,9 @@ def dpo(
     --------
     >>> w, l, w0, l0 = np.array([[-10.0], [-14.0], [-12.0], [-13.0]])
     >>> lr.dpo(w, l, w0, l0)
-    0.55435...
+    np.float64(0.554355...)
     >>> -np.log(1 / (1 + np.exp(-0.1 * ((w - w0) - (l - l0))))).mean()  # the literal formula
-    0.55435...
+    np.float64(0.554355...)
     """
     z = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)
     right, flipped = times(1 - label_smoothing, softplus(-z)), times(label_smoothing, softplus(z))

@@ -19,7 +19,7 @@ from lossref.core.arithmetic import is_exact
 class SoftmaxRow:
     """Everything that losses need of the softmax of each row (last axis) of x / temperature."""
 
-    def __init__(self, x, temperature=1.0):
+    def __init__(self, x, temperature=1):
         # Any entry may be taken out of the sum; the largest keeps every exponential ≤ 1. So a rounded comparison will do.
         pivot = np.argmax(floats(x), axis=-1)[..., None]
         self.is_pivot = np.arange(x.shape[-1]) == pivot

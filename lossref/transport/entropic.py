@@ -2,6 +2,7 @@
 
 import warnings
 
+import ml_dtypes
 import numpy as np
 
 from lossref.core import floats, held_constant, is_exact, like, midpoint, total, where, widened
@@ -54,7 +55,7 @@ def _annealed(cost, a, b, f, g, epsilon, max_iterations, tolerance):
 
     The sweeps alone need about exp(range / ε) turns in the worst case; each stage here starts next to its solution.
     """
-    eps = np.finfo(np.float32 if cost.itemsize == 2 else cost.dtype).eps
+    eps = float(ml_dtypes.finfo(cost.dtype).eps)
     stages = [epsilon]
     while stages[-1] < np.ptp(cost) / 4:
         stages.append(4 * stages[-1])
