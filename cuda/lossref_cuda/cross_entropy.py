@@ -54,7 +54,7 @@ from lossref_cuda.instructions import (
     store_at,
     tanh,
 )
-from lossref_cuda.launching import THREADS, chosen, geometry, pieces_for
+from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     absorb,
     absorb4,
@@ -634,10 +634,12 @@ def launch(
         count, length = pieces or pieces_for(rows, columns)
         pieces_m, pieces_r = call.new((rows, count), number), call.new((rows, count), number)
         grid = (count, min(rows, 65535))
-        summarise_rivals[grid, THREADS, call.stream](logits, labels, float(softcap or 0.0), pieces_m, pieces_r, length)
-        finish_piece[grid, THREADS, call.stream](*arguments, pieces_m, pieces_r, length)
+        configured(summarise_rivals, grid, THREADS, call.stream)(
+            logits, labels, float(softcap or 0.0), pieces_m, pieces_r, length
+        )
+        configured(finish_piece, grid, THREADS, call.stream)(*arguments, pieces_m, pieces_r, length)
         return
-    KERNELS[rung][0][(*geometry(rung, rows), call.stream)](*arguments)
+    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream)(*arguments)
 
 
 def _prepared(call: Call, logits: Any, labels: Any, weight: Any) -> tuple:
@@ -703,14 +705,18 @@ def _reduce(call, rows, labels, weight, dtype, reduction, divisor, cotangent, wa
     stream = call.stream
     weighted = weight is not None
     stand_in = weight if weighted else call.new((1,), number)
-    sum_of_label_weights[blocks, THREADS, stream](labels, stand_in, weighted, ignore_index, columns, partial_weights)
+    configured(sum_of_label_weights, blocks, THREADS, stream)(
+        labels, stand_in, weighted, ignore_index, columns, partial_weights
+    )
     if want_gradient:
         gradient = call.new(rows.shape, dtype)
         scale = call.new((1,), number)
-        scale_of_gradient[1, 1, stream](partial_weights, mean, given, factor, _cotangent(call, cotangent, dtype), scale)
+        configured(scale_of_gradient, 1, 1, stream)(
+            partial_weights, mean, given, factor, _cotangent(call, cotangent, dtype), scale
+        )
     launch(call, rows, labels, weight, scale, terms, gradient, **options)
-    sum_of_terms[blocks, THREADS, stream](terms, partial_terms)
-    finish_reduction[1, 1, stream](partial_terms, partial_weights, mean, given, factor, result)
+    configured(sum_of_terms, blocks, THREADS, stream)(terms, partial_terms)
+    configured(finish_reduction, 1, 1, stream)(partial_terms, partial_weights, mean, given, factor, result)
     return result, gradient
 
 

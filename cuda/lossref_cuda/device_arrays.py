@@ -14,7 +14,7 @@ from numba import cuda
 
 from lossref_cuda import require
 from lossref_cuda.instructions import SIMULATED, real, store_at
-from lossref_cuda.launching import THREADS
+from lossref_cuda.launching import THREADS, configured
 
 CUDA_DLPACK_DEVICES = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
@@ -102,7 +102,7 @@ class Call:
         full = self.new(shape, dtype)
         flat = full.reshape((math.prod(shape),))
         if flat.shape[0]:
-            fill[_blocks(flat.shape[0]), THREADS, self.stream](flat, float(array))
+            configured(fill, _blocks(flat.shape[0]), THREADS, self.stream)(flat, float(array))
         return with_dtype(full, dtype) if _is_bfloat16(dtype) else full
 
     def _view(self, array: Any) -> tuple[Any, np.dtype]:
@@ -113,6 +113,8 @@ class Call:
         return view_of_device_array(array)
 
     def _contiguous(self, array: Any, order: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+        if 0 in shape:
+            return np.empty(shape, array.dtype)  # nothing to copy, and no kernel will be launched
         if not self.on_device:
             return cuda.to_device(np.ascontiguousarray(array.transpose(order)).reshape(shape), self.stream)
         array = permuted(array, order)
@@ -243,7 +245,7 @@ def _gather(source: Any, target: Any, stream: Any) -> None:
         missing = 4 - source.ndim
         source = _with_leading_ones(source, missing)
         target = _with_leading_ones(target, missing)
-    gather_four_dimensions[_blocks(math.prod(source.shape)), THREADS, stream](source, target)
+    configured(gather_four_dimensions, _blocks(math.prod(source.shape)), THREADS, stream)(source, target)
 
 
 def _blocks(size: int) -> int:

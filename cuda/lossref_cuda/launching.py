@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from numba.cuda.core import config
+
 from lossref_cuda.instructions import SIMULATED
 
 # Threads of a block. A constant, because the compiler unrolls a loop by four and needs its trip count for
@@ -22,6 +24,17 @@ def chosen(rung: str, rungs: Iterable[str], aligned: bool) -> str:
     if rung in WIDE_RUNGS and not aligned:
         raise ValueError(f"rung {rung!r} needs arrays that start on a multiple of 16 bytes")
     return rung
+
+
+def configured(kernel, blocks, threads, stream, bytes_on_chip: int = 0):
+    """kernel[blocks, threads, …] without Numba's warning that few blocks leave a GPU idle: a reduction ends in one
+    block by nature, and how many rows there are is the caller's choice."""
+    before = config.CUDA_LOW_OCCUPANCY_WARNINGS
+    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+    try:
+        return kernel[blocks, threads, stream, bytes_on_chip]
+    finally:
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = before
 
 
 def geometry(rung: str, rows: int) -> tuple:

@@ -25,7 +25,7 @@ from numba import cuda
 
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result, starts_on_16_bytes
 from lossref_cuda.instructions import device_function, exp, load, load4, log1p, real, store, store4
-from lossref_cuda.launching import THREADS, chosen, geometry, pieces_for
+from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     merge_over_block,
@@ -223,10 +223,10 @@ def launch(
         state = arithmetic_dtype(np.dtype(x.dtype))
         pieces_m, pieces_r = call.new((rows, count), state), call.new((rows, count), state)
         grid = (count, min(rows, 65535))
-        summarise_piece[grid, THREADS, call.stream](x, pieces_m, pieces_r, length)
-        write_piece[grid, THREADS, call.stream](x, y, pieces_m, pieces_r, length)
+        configured(summarise_piece, grid, THREADS, call.stream)(x, pieces_m, pieces_r, length)
+        configured(write_piece, grid, THREADS, call.stream)(x, y, pieces_m, pieces_r, length)
         return
-    KERNELS[rung][0][(*geometry(rung, rows), call.stream)](x, y)
+    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream)(x, y)
 
 
 def launch_vjp(
@@ -241,7 +241,7 @@ def launch_vjp(
     default = "one_warp_per_row" if columns <= 1024 else "block_per_row"
     rung = chosen(rung or default, VJP_RUNGS, True)
     kernel = KERNELS[rung][-1]
-    kernel[(*geometry(rung, rows), call.stream)](x, cotangents, gradient)
+    configured(kernel, *geometry(rung, rows), call.stream)(x, cotangents, gradient)
 
 
 def value(x: Any, *, axis: int = -1, stream: Any = None, **options: Any) -> Any:

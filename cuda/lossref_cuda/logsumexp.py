@@ -37,7 +37,7 @@ from lossref_cuda.instructions import (
     store4,
     store_at,
 )
-from lossref_cuda.launching import THREADS, chosen, geometry, pieces_for
+from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     finite_or_zero,
@@ -254,12 +254,14 @@ def launch(
         state = arithmetic_dtype(np.dtype(x.dtype))
         pieces_m, pieces_r = call.new((rows, count), state), call.new((rows, count), state)
         grid = (count, min(rows, 65535))
-        summarise_piece[grid, THREADS, call.stream](x, pieces_m, pieces_r, length)
-        finish_row[rows, 32, call.stream](pieces_m, pieces_r, lse)
+        configured(summarise_piece, grid, THREADS, call.stream)(x, pieces_m, pieces_r, length)
+        configured(finish_row, rows, 32, call.stream)(pieces_m, pieces_r, lse)
         if wanted:
-            gradient_of_piece[grid, THREADS, call.stream](x, pieces_m, pieces_r, cotangent, gradient, length)
+            configured(gradient_of_piece, grid, THREADS, call.stream)(
+                x, pieces_m, pieces_r, cotangent, gradient, length
+            )
         return
-    KERNELS[rung][0][(*geometry(rung, rows), call.stream)](x, lse, cotangent, gradient, wanted)
+    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream)(x, lse, cotangent, gradient, wanted)
 
 
 def _run(x, cotangent, axis, keepdims, want_value, want_gradient, options):

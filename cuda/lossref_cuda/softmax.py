@@ -47,7 +47,7 @@ from lossref_cuda.instructions import (
     store4,
     widen,
 )
-from lossref_cuda.launching import THREADS, chosen, geometry, pieces_for
+from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     absorb,
     add,
@@ -486,15 +486,15 @@ def launch(
         state = arithmetic_dtype(np.dtype(x.dtype))
         pieces_m, pieces_r = call.new((rows, count), state), call.new((rows, count), state)
         grid = (count, min(rows, 65535))
-        summarise_piece[grid, THREADS, call.stream](x, pieces_m, pieces_r, length)
-        write_piece[grid, THREADS, call.stream](x, y, pieces_m, pieces_r, length)
+        configured(summarise_piece, grid, THREADS, call.stream)(x, pieces_m, pieces_r, length)
+        configured(write_piece, grid, THREADS, call.stream)(x, y, pieces_m, pieces_r, length)
         return
     bytes_on_chip = 0
     if rung == "row_on_chip":
         bytes_on_chip = columns * itemsize
         if bytes_on_chip > CHIP_BYTES:
             raise ValueError(f"a row of {columns} does not fit on the chip ({CHIP_BYTES} bytes)")
-    KERNELS[rung][0][(*geometry(rung, rows), call.stream, bytes_on_chip)](x, y)
+    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream, bytes_on_chip)(x, y)
 
 
 def launch_vjp(
@@ -509,7 +509,7 @@ def launch_vjp(
     default = "one_warp_per_row" if columns <= 1024 else "block_per_row"
     rung = chosen(rung or default, VJP_RUNGS, True)
     kernel = KERNELS[rung][-1]
-    kernel[(*geometry(rung, rows), call.stream)](x, cotangents, gradient)
+    configured(kernel, *geometry(rung, rows), call.stream)(x, cotangents, gradient)
 
 
 def value(x: Any, *, axis: int = -1, algorithm: str = "three_pass", stream: Any = None, **options: Any) -> Any:

@@ -45,17 +45,6 @@ def _simulated_threads_share_one_core():
     sys.setswitchinterval(interval)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _small_grids_are_meant():
-    """Numba warns of grids too small to fill a GPU; here they are small on purpose."""
-    from numba.cuda.core import config
-
-    before = config.CUDA_LOW_OCCUPANCY_WARNINGS
-    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
-    yield
-    config.CUDA_LOW_OCCUPANCY_WARNINGS = before
-
-
 def _wide(x):
     return np.asarray(x).astype(np.longdouble)
 
