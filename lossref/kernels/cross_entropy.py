@@ -110,9 +110,7 @@ def weighted_gaps(row, weights, m, cap):
         for j in range(0, whole(run), width(run)):
             gaps = gaps + weighted_gap(load(run, j), load(beside, j), m, cap)
         if whole(run) < run.size:
-            gaps = gaps + weighted_gap(
-                load_tail(run, whole(run), 0.0), load_tail(beside, whole(run), 0.0), m, cap
-            )
+            gaps = gaps + weighted_gap(load_tail(run, whole(run), 0.0), load_tail(beside, whole(run), 0.0), m, cap)
         total, lost = compensated(total, lost, sum_of(gaps))
     return total if total == np.inf else total + lost
 
@@ -139,9 +137,7 @@ def term_of_row(row, label, label_weight, weights, sums_of_others, smoothing, z_
     m, r, d = state
     value = weighted((1.0 - smoothing) * label_weight, softplus(d))
     if weights is not None:
-        value += (
-            smoothing / row.size * smoothing_term(row, label, weights, sums_of_others[label], m, r, d, cap)
-        )
+        value += smoothing / row.size * smoothing_term(row, label, weights, sums_of_others[label], m, r, d, cap)
     if z_weight != 0.0:
         value += z_weight * label_weight * log_sum(m, r, d, seen_number(row, label, cap)) ** 2
     return value
@@ -231,9 +227,7 @@ def write_gradient(
         if cap is None:
             write_beside(smoothed, row, weights, (shift, factor, scale * share), gradient, streamed)
         else:
-            write_beside(
-                smoothed_under_cap, row, weights, (shift, factor, scale * share, cap), gradient, streamed
-            )
+            write_beside(smoothed_under_cap, row, weights, (shift, factor, scale * share, cap), gradient, streamed)
         if leader >= 0:
             gradient[leader] = at_leader
     gradient[label] = scale * at_label * slope
@@ -294,9 +288,7 @@ def cross_entropy_forward_and_backward(
         if keep[i]:
             row, label, weight = logits[i], labels[i], label_weights[i]
             state = state_without_label(row, label, cap)
-            terms[i] = term_of_row(
-                row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, state
-            )
+            terms[i] = term_of_row(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, state)
             write_gradient(
                 row,
                 label,
@@ -318,14 +310,13 @@ def cross_entropy_forward_and_backward(
 
 
 # Launch
+# ======
 
 
 class Problem:
     """The arguments as the kernels take them."""
 
-    def __init__(
-        self, logits, labels, weight, ignore_index, label_smoothing, softcap, z_loss_weight, classes, dtype
-    ):
+    def __init__(self, logits, labels, weight, ignore_index, label_smoothing, softcap, z_loss_weight, classes, dtype):
         self.logits = logits
         self.labels = np.ascontiguousarray(labels, np.int64)
         # `None`: nothing is ignored (the caller has left those rows out).
@@ -334,9 +325,7 @@ class Problem:
             self.label_weights = np.ones(self.labels.size)
         else:
             weight = np.asarray(weight, np.float64)
-            self.label_weights = (
-                weight[np.where(self.keep, self.labels, 0)] if self.labels.size else np.ones(0)
-            )
+            self.label_weights = weight[np.where(self.keep, self.labels, 0)] if self.labels.size else np.ones(0)
         self.weights = self.sums_of_others = None
         if label_smoothing != 0.0:
             every = np.ones(classes) if weight is None else weight
@@ -367,9 +356,7 @@ def sums_of_others(weights):
     return before + after
 
 
-def value(
-    logits, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0
-):
+def value(logits, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0):
     """The N terms."""
     logits = np.asarray(logits)
     rows, _ = to_rows("logits", logits, -1)

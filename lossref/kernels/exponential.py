@@ -40,8 +40,7 @@ ROUND_FLOAT32 = 1.5 * 2.0**23
 # e^x is 0 below these even as a subnormal; n stays in the range of `scale_by_power_of_two`.
 LOWEST_FLOAT32 = -174.0
 F2, F3, F4, F5, F6 = (
-    float.fromhex(c)
-    for c in ("0x1.0p-1", "0x1.5554dep-3", "0x1.55551ap-5", "0x1.120b62p-7", "0x1.6d10fcp-10")
+    float.fromhex(c) for c in ("0x1.0p-1", "0x1.5554dep-3", "0x1.55551ap-5", "0x1.120b62p-7", "0x1.6d10fcp-10")
 )
 
 LOG2_E_FLOAT64 = float.fromhex("0x1.71547652b82fep+0")

@@ -15,7 +15,12 @@ add 0 to every sum within `EXPONENT_LIMIT`.
 
 Kernels
 =======
+The sum is taken a run of numbers at a time. All lanes of a run share one exponent, that of
+the sum so far, so an addition is one multiplication by a power of two and one addition. Should a run
+overflow (the row has jumped by 2^100), it is added up again with an exponent in each lane, which cannot.
 """
+
+import math
 
 import numpy as np
 from numba import types
@@ -44,9 +49,6 @@ LOWEST = -1e13
 EMPTY = (0.0, LOWEST)
 # A sum of a run above this may have overflowed in a lane.
 OVERFLOWED = 2.0**120
-# A mantissa above this gives part of itself to the exponent.
-EXPONENT_OF_RENORMALISED = 40.0
-RENORMALISED = 2.0**EXPONENT_OF_RENORMALISED
 
 #: The exponent of a sum must lie within ± this; otherwise (NaN included) the sum is not to be trusted.
 EXPONENT_LIMIT = {np.dtype(np.float32): 94548.0, np.dtype(np.float64): 2.0**40}
@@ -77,9 +79,7 @@ def add_pairs(mantissa1, n1, mantissa2, n2):
 def sum_of_pairs(row):
     """(μ, n) with Σ e^x = μ 2^n over the row, in one pass."""
     mantissa, exponent = EMPTY
-    # All lanes share one exponent, that of the sum so far (or of the row's beginning): a number has to
-    # exceed it by 2^100 to overflow. Then, and only then, the run is added up again with an exponent in
-    # each lane.
+    # At first, the exponent of the largest number of the row's beginning.
     shared = float(largest_of(mantissa_and_exponent(no_lower_than_domain(beginning(row)))[1]))
     for start in range(0, row.size, RUN):
         run = row[start : min(start + RUN, row.size)]
@@ -87,8 +87,8 @@ def sum_of_pairs(row):
         if not closed < OVERFLOWED:
             closed, n = sum_with_exponent_in_each_lane(run)
         mantissa, exponent = add_pairs(mantissa, exponent, closed, n)
-        if mantissa > RENORMALISED:
-            mantissa, exponent = mantissa / RENORMALISED, exponent + EXPONENT_OF_RENORMALISED
+        mantissa, moved = math.frexp(mantissa)
+        exponent += moved
         shared = max(shared, exponent)
     return mantissa, exponent
 

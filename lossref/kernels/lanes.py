@@ -130,9 +130,7 @@ def vector_type(lanes):
 
 def call_elementwise(builder, operation, lanes, values):
     vector = vector_type(lanes)
-    function = llvm_function(
-        builder, f"llvm.{operation}.{vector_suffix(lanes)}", vector, [vector] * len(values)
-    )
+    function = llvm_function(builder, f"llvm.{operation}.{vector_suffix(lanes)}", vector, [vector] * len(values))
     return builder.call(function, values)
 
 
@@ -146,9 +144,7 @@ def lanes_intrinsic(build, number_of_arguments):
             return None
 
         def generate(context, builder, signature, values):
-            values = [
-                to_lanes(context, builder, v, t, lanes) for v, t in zip(values, signature.args, strict=True)
-            ]
+            values = [to_lanes(context, builder, v, t, lanes) for v, t in zip(values, signature.args, strict=True)]
             return build(context, builder, lanes, values)
 
         return lanes(*arguments), generate
@@ -191,14 +187,10 @@ def negated(a):
 
 
 #: a·b + c with one rounding.
-fused_multiply_add = lanes_intrinsic(
-    lambda context, builder, lanes, v: call_elementwise(builder, "fma", lanes, v), 3
-)
+fused_multiply_add = lanes_intrinsic(lambda context, builder, lanes, v: call_elementwise(builder, "fma", lanes, v), 3)
 absolute = lanes_intrinsic(lambda context, builder, lanes, v: call_elementwise(builder, "fabs", lanes, v), 1)
 #: `a if a > b else b`: one instruction, and a NaN in `b` passes through (a NaN in `a` does not).
-larger = lanes_intrinsic(
-    lambda context, builder, lanes, v: builder.select(builder.fcmp_ordered(">", *v), *v), 2
-)
+larger = lanes_intrinsic(lambda context, builder, lanes, v: builder.select(builder.fcmp_ordered(">", *v), *v), 2)
 
 
 def _scale(context, builder, lanes, values):
@@ -251,8 +243,7 @@ def _scale_avx512(builder, lanes, fraction, exponent):
     while len(parts) > 1:
         size = parts[0].type.count
         parts = [
-            builder.shuffle_vector(a, b, indices(0, 2 * size))
-            for a, b in zip(parts[::2], parts[1::2], strict=True)
+            builder.shuffle_vector(a, b, indices(0, 2 * size)) for a, b in zip(parts[::2], parts[1::2], strict=True)
         ]
     return parts[0]
 
@@ -273,9 +264,7 @@ def comparison(build, number_of_arguments):
         mask = Lanes(types.boolean, lanes.count)
 
         def generate(context, builder, signature, values):
-            values = [
-                to_lanes(context, builder, v, t, lanes) for v, t in zip(values, signature.args, strict=True)
-            ]
+            values = [to_lanes(context, builder, v, t, lanes) for v, t in zip(values, signature.args, strict=True)]
             return build(builder, lanes, values)
 
         return mask(*arguments), generate
@@ -408,9 +397,7 @@ def load_tail(typing_context, row, start, fill):
             [pointer.type, ir.IntType(32), mask.type, vector],
         )
         alignment = ir.Constant(ir.IntType(32), row.dtype.bitwidth // 8)
-        return builder.call(
-            function, [pointer, alignment, mask, to_lanes(context, builder, values[2], fill, lanes)]
-        )
+        return builder.call(function, [pointer, alignment, mask, to_lanes(context, builder, values[2], fill, lanes)])
 
     return lanes(row, types.intp, fill), generate
 
@@ -424,9 +411,7 @@ def prefetch(typing_context, row, start):
 
     def generate(context, builder, signature, values):
         byte_pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = llvm_function(
-            builder, "llvm.prefetch.p0", ir.VoidType(), [byte_pointer, integer, integer, integer]
-        )
+        function = llvm_function(builder, "llvm.prefetch.p0", ir.VoidType(), [byte_pointer, integer, integer, integer])
         pointer = builder.bitcast(data_pointer(context, builder, row, *values), byte_pointer)
         to_read, keep, data = (ir.Constant(integer, n) for n in (0, 3, 1))
         for line in range(0, BYTES, 64):
@@ -444,9 +429,7 @@ def storing(align_to_line):
             return None
 
         def generate(context, builder, signature, values):
-            pointer = as_vector_pointer(
-                builder, data_pointer(context, builder, row, values[0], values[1]), lanes
-            )
+            pointer = as_vector_pointer(builder, data_pointer(context, builder, row, values[0], values[1]), lanes)
             instruction = builder.store(values[2], pointer)
             instruction.align = row.dtype.bitwidth // 8
             if align_to_line:
@@ -501,9 +484,7 @@ def misalignment(typing_context, row):
 
     def generate(context, builder, signature, values):
         integer = ir.IntType(64)
-        address = builder.ptrtoint(
-            data_pointer(context, builder, row, values[0], ir.Constant(integer, 0)), integer
-        )
+        address = builder.ptrtoint(data_pointer(context, builder, row, values[0], ir.Constant(integer, 0)), integer)
         to_next = builder.and_(builder.neg(address), ir.Constant(integer, 63))
         return builder.udiv(to_next, ir.Constant(integer, row.dtype.bitwidth // 8))
 

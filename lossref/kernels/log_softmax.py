@@ -100,9 +100,7 @@ def log_softmax_backward(rows, cotangent, result, streamed):
         row, weights = rows[i], cotangent[i]
         m, r = absorb(row, -np.inf, 0.0, None)
         star = index_of(row, m)
-        rest = sum_of_unmasked(row[:star], weights[:star]) + sum_of_unmasked(
-            row[star + 1 :], weights[star + 1 :]
-        )
+        rest = sum_of_unmasked(row[:star], weights[:star]) + sum_of_unmasked(row[star + 1 :], weights[star + 1 :])
         constants = (finite(m), -(rest + weights[star]) / (1.0 + r))
         write_beside(cotangent_minus_share, row, weights, constants, result[i], streamed)
         # A NaN row has no maximum to speak of: whatever stands there stays.
@@ -112,6 +110,7 @@ def log_softmax_backward(rows, cotangent, result, streamed):
 
 
 # Launch
+# ======
 
 
 def value(x, *, axis=-1, out=None):
@@ -143,9 +142,7 @@ def vjp(x, *, axis=-1, cotangent, out=None):
     weights = read_only(np.moveaxis(cotangent, axis, -1).reshape(rows.shape), rows.dtype)
     result = empty_result(rows, x, axis, out)
     streamed = around_caches(result)
-    in_parallel(
-        lambda a, b: log_softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape)
-    )
+    in_parallel(lambda a, b: log_softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape))
     return finish(result, x, axis, out)
 
 

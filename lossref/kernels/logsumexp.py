@@ -71,6 +71,7 @@ def lse_forward_and_backward(rows, cotangent, values, gradient, streamed):
 
 
 # Launch
+# ======
 
 
 def value(x, *, axis=-1, keepdims=False):
@@ -83,9 +84,7 @@ def value(x, *, axis=-1, keepdims=False):
             m, r = state_of_long_row(row)
             values[i] = m + math.log1p(r)
     else:
-        in_parallel(
-            lambda start, stop: lse_forward(rows[start:stop], values[start:stop]), pieces(*rows.shape)
-        )
+        in_parallel(lambda start, stop: lse_forward(rows[start:stop], values[start:stop]), pieces(*rows.shape))
     return shaped(values, x, axis, keepdims)
 
 
@@ -110,9 +109,7 @@ def value_and_vjp(x, *, axis=-1, keepdims=False, cotangent, out=None):
             )
     else:
         in_parallel(
-            lambda a, b: lse_forward_and_backward(
-                rows[a:b], weights[a:b], values[a:b], gradient[a:b], streamed
-            ),
+            lambda a, b: lse_forward_and_backward(rows[a:b], weights[a:b], values[a:b], gradient[a:b], streamed),
             pieces(*rows.shape),
         )
     return shaped(values, x, axis, keepdims), finish(gradient, x, axis, out)

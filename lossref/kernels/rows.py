@@ -12,6 +12,7 @@ are safe, nothing spins between calls, and a forked process starts anew. Their n
 import itertools
 import math
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -140,11 +141,20 @@ def in_parallel(work, parts):
     return [first] + [other.result() for other in others]
 
 
+def thread_count():
+    """Numba's number of threads. To ask for it would start Numba's own threads, which nothing here uses, so
+    it is asked only if they are there (`numba.set_num_threads` starts them)."""
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    if getattr(parallel, "_is_initialized", False):
+        return numba.get_num_threads()
+    return numba.config.NUMBA_NUM_THREADS
+
+
 def pieces(count, elements_each):
     """Consecutive (start, stop) that divide `count` things of so many elements among the threads."""
     if count * elements_each < 2 * WORTH_A_THREAD:
         return [(0, count)]
-    threads = min(numba.get_num_threads(), count, count * elements_each // WORTH_A_THREAD)
+    threads = min(thread_count(), count, count * elements_each // WORTH_A_THREAD)
     bounds = [count * k // threads for k in range(threads + 1)]
     return list(itertools.pairwise(bounds))
 
@@ -159,7 +169,7 @@ def split_rows_or_elements(rows):
     """True where there are fewer rows than threads and they are long: then the elements of each row are
     divided."""
     count, length = rows.shape
-    return length >= 2 * WORTH_A_THREAD and count < 2 * numba.get_num_threads()
+    return length >= 2 * WORTH_A_THREAD and count < 2 * thread_count()
 
 
 def around_caches(result):

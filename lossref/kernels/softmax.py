@@ -202,6 +202,7 @@ def softmax_backward(rows, cotangent, result, streamed):
 
 
 # Launch
+# ======
 
 
 def by_rows(algorithm, rows, result, streamed):
@@ -237,9 +238,7 @@ def vjp(x, *, axis=-1, algorithm="three_pass", cotangent, out=None):
     weights = read_only(np.moveaxis(cotangent, axis, -1).reshape(rows.shape), rows.dtype)
     result = empty_result(rows, x, axis, out)
     streamed = around_caches(result)
-    in_parallel(
-        lambda a, b: softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape)
-    )
+    in_parallel(lambda a, b: softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape))
     return finish(result, x, axis, out)
 
 

@@ -17,9 +17,10 @@ identity.
 
 Kernels
 =======
-`absorb` takes in a row block by block. A block stays in the first cache while it is read
-twice, first for its maximum and then for Σ e^{x−m}, so memory is read once and the state is rescaled at
-most once a block, not once an element.
+`absorb` takes in a row block by block. It adds Σ e^{x−m} for the maximum m so far and looks
+for a larger number at the same time. Only if there is one (or one as large), the block is taken again:
+first its maximum, then the sum without that maximum's own 1. It is still in the first cache then, so memory
+is read once, and the state is rescaled at most once a block, not once an element.
 """
 
 import math

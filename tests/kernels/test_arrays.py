@@ -1,5 +1,6 @@
 """Any memory layout, any of the four dtypes, untouched inputs."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -114,3 +115,32 @@ def test_calls_from_several_threads_at_once():
 def test_importing_the_package_imports_no_numba():
     code = "import sys, lossref.kernels; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+FORKING = """
+import os, sys
+import numpy as np
+from lossref.kernels import softmax
+
+x = np.random.default_rng(0).standard_normal((400, 1000)).astype(np.float32)
+expected = softmax.value(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(softmax.value(x), expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_has_threads_of_its_own():
+    assert subprocess.run([sys.executable, "-c", FORKING], check=False, timeout=60).returncode == 0
+
+
+def test_the_number_of_threads_is_numbas():
+    code = (
+        "import numba; from lossref.kernels.rows import thread_count, pieces\n"
+        "assert thread_count() == 2 and len(pieces(1000, 1000)) == 2\n"
+        "numba.set_num_threads(1); assert thread_count() == 1 and pieces(1000, 1000) == [(0, 1000)]"
+    )
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
