@@ -1,7 +1,7 @@
 """Mutations: a test that has not seen a bug proves nothing.
 
-Every gradient is broken in twelve ways, and the registry's own tests must notice each. ``python tests/test_mutations.py``
-prints which test caught what.
+Every gradient is broken in thirteen ways, and the registry's own tests must notice each.
+``python tests/test_mutations.py`` prints which test caught what.
 """
 
 import importlib.util
@@ -70,7 +70,10 @@ def caught_by(mutant):
         with np.errstate(all="ignore"):
             if not errors(mutant, case, "float64")[1] <= GRADIENT_LIMIT:
                 return f"the exact layer, on {case.name}"
-    for test in ("test_gradient_is_linear_in_the_cotangent_and_each_term_has_its_own", "test_reduced_value_and_gradient_are_exact"):
+    for test in (
+        "test_gradient_is_linear_in_the_cotangent_and_each_term_has_its_own",
+        "test_reduced_value_and_gradient_are_exact",
+    ):
         try:
             getattr(registry_tests, test)(mutant)
         except AssertionError:

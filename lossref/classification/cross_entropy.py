@@ -2,14 +2,32 @@
 
 import numpy as np
 
-from lossref.core import Fraction, Integer, Labels, NonNegative, Paper, Positive, Real, at, label_mask, loss, times, total, where
+from lossref.core import (
+    Fraction,
+    Integer,
+    Labels,
+    NonNegative,
+    Paper,
+    Positive,
+    Real,
+    at,
+    label_mask,
+    loss,
+    times,
+    total,
+    where,
+)
 from lossref.primitives import sech_squared, soft_cap, softmax_row
 
 
 @loss(
     of="logits",
     paper=Paper("Gemma 2 (soft-capping); PaLM (z-term)", 2022, "arXiv:2204.02311"),
-    symmetries={"shift": ("softcap", "z_loss_weight"), "class permutation": ("weight", "ignore_index"), "row permutation": ()},
+    symmetries={
+        "shift": ("softcap", "z_loss_weight"),
+        "class permutation": ("weight", "ignore_index"),
+        "row permutation": (),
+    },
 )
 def cross_entropy(
     logits: Real("N C", masked=True),

@@ -21,6 +21,7 @@ import numpy as np
 from .errors import first_index, message, plain
 
 INFINITY = float("inf")
+FLOAT64 = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Context:
 
     sizes: dict = field(default_factory=dict)  # dimension -> (size, the argument that fixed it)
     values: dict = field(default_factory=dict)  # the arguments checked so far
-    dtype: np.dtype = np.dtype(np.float64)  # in which the call is computed
+    dtype: np.dtype = FLOAT64  # in which the call is computed
     scan: bool = True  # False: a kernel's result will show NaN; no pass over the data for it here
     device: bool = False  # True: arrays live on a GPU; only shapes and dtypes are looked at
 
@@ -70,8 +71,13 @@ class Declaration:
         return self.dims is not None
 
     @property
+    def names(self) -> list[str]:
+        """The names of the dimensions."""
+        return (self.dims or "").split()
+
+    @property
     def shape_text(self) -> str:
-        names = (self.dims or "").split()
+        names = self.names
         return f"({names[0]},)" if len(names) == 1 and names[0] != "..." else f"({', '.join(names)})"
 
     def describe(self) -> str:
@@ -87,7 +93,7 @@ class Declaration:
         return array
 
     def bind_shape(self, name: str, shape: tuple, context: Context) -> None:
-        dims = self.dims.split()
+        dims = self.names
         known = context.sizes
         if "..." in dims:
             free = len(shape) - (len(dims) - 1)
@@ -103,13 +109,11 @@ class Declaration:
             if dim in known and known[dim][0] != size:
                 fixed, by = known[dim]
                 meaning = f"shape {fixed}" if dim == "..." else f"{dim} = {fixed}"
-                raise ValueError(
-                    message(name, f"shape {self.shape_text} with {meaning} as in {by}", f"shape {shape}")
-                )
+                raise ValueError(message(name, f"shape {self.shape_text} with {meaning} as in {by}", f"shape {shape}"))
             known.setdefault(dim, (size, name))
 
     def shape(self, sizes: dict) -> tuple:
-        parts = [sizes[dim] for dim in self.dims.split()]
+        parts = [sizes[dim] for dim in self.names]
         return tuple(n for part in parts for n in (part if isinstance(part, tuple) else (part,)))
 
     def kind(self) -> str:
@@ -147,7 +151,7 @@ class Declaration:
         if self.is_array:
             yield "an object that is no array", object()
             yield "a text", "abc"
-            if "..." not in self.dims:
+            if "..." not in self.names:
                 yield "an axis too many", np.asarray(value)[None]
                 if np.size(value):
                     yield "an axis too few", np.asarray(value)[0]
@@ -161,7 +165,7 @@ def _as_array(name: str, value, expected: str) -> np.ndarray:
         array = np.asarray(value)
     except Exception as reason:
         raise TypeError(message(name, expected, f"{type(value).__name__} ({reason})")) from None
-    if array.dtype == object or array.dtype.kind in "USVMmc" and array.dtype != ml_dtypes.bfloat16:
+    if array.dtype == object or (array.dtype.kind in "USVMmc" and array.dtype != ml_dtypes.bfloat16):
         got = type(value).__name__ if array.dtype == object else f"dtype {array.dtype}"
         raise TypeError(message(name, expected, got))
     return array
@@ -286,7 +290,10 @@ class RealNumber(Declaration):
             edge.flat[0] = float(info.smallest_normal) * 8 if not self.interval.low_closed else 0.0
             yield "next to its lower end", edge
             if self.interval.high == 1:
-                yield "confident and wrong or right", np.where(value > 0.5, 1 - float(info.eps) * 8, float(info.eps) ** 2)
+                yield (
+                    "confident and wrong or right",
+                    np.where(value > 0.5, 1 - float(info.eps) * 8, float(info.eps) ** 2),
+                )
 
     def bad(self, value, sizes, values):
         yield from super().bad(value, sizes, values)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import inspect
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from . import documentation
-from .arithmetic import is_exact, times, where
+from .arithmetic import is_exact, times
 from .declarations import Context, Declaration, is_floating
 from .errors import first_index, message, plain
 from .paper import Paper
@@ -62,7 +63,7 @@ class Call:
     context: Context
     reduction: str
     divisor: float | None
-    cotangent: object = 1.0
+    cotangent: Any = 1.0
     given: tuple[str, ...] = ()  # the differentiable arguments that were given
 
     @property
@@ -182,19 +183,24 @@ class Loss:
     # -- what a user calls ---------------------------------------------------------------------------------------
 
     def __call__(self, *args, **kwargs):
+        kwargs, out = self._take_out(kwargs)
         call = self._bind(args, kwargs)
         if call.context.device:
-            return self._backend.reduced_value(**call.arguments, **self._reduction_options(call))
+            return self._on_device(call, **out)
         with np.errstate(all="ignore"):
-            terms = self._checked(call, args, kwargs, self._value(call))
+            terms = self._value(call, **out)
+            self._refuse_nan(call, args, kwargs, terms)
             return self._reduce(call, terms)
 
     def grad(self, *args, cotangent=1.0, **kwargs):
-        """The gradient: one array, or a named tuple with one field per differentiable argument that was given."""
+        """The gradient: one array, or a named tuple with one field per differentiable argument that was given.
+
+        On the kernels' paths ``out`` takes a buffer for it.
+        """
         return self._value_and_grad(args, kwargs, cotangent, want_value=False)[1]
 
     def value_and_grad(self, *args, cotangent=1.0, **kwargs):
-        """The value and the gradient, in one sweep where the path can."""
+        """The value and the gradient, in one sweep where the path can; ``out`` as in ``grad``."""
         return self._value_and_grad(args, kwargs, cotangent, want_value=True)
 
     def path(self, name: str) -> Loss:
@@ -221,7 +227,8 @@ class Loss:
     @property
     def row_wise(self) -> bool:
         """Whether each term depends on its own entries of the differentiable arguments alone."""
-        return self.differentiable and "cotangent" not in inspect.signature(self.gradient_rule).parameters
+        rule = self.gradient_rule
+        return rule is not None and "cotangent" not in inspect.signature(rule).parameters
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -286,7 +293,9 @@ class Loss:
                 checked[argument.name] = number
         if not device:
             for argument in sorted(arrays, key=_depends_on_lengths):
-                checked[argument.name] = argument.declaration.check_values(argument.name, checked[argument.name], context)
+                checked[argument.name] = argument.declaration.check_values(
+                    argument.name, checked[argument.name], context
+                )
         differentiable = tuple(name for name in self.of if checked[name] is not None)
         for name, argument in self.arguments.items():
             if checked[name] is None and argument.is_array and not device:
@@ -302,7 +311,9 @@ class Loss:
                     index = first_index(~np.asarray(holds)) if np.ndim(holds) else None
                     got = arguments[name]
                     if np.ndim(got):
-                        got = f"shape {np.shape(got)}" if index is None else plain(np.asarray(got)[index[: np.ndim(got)]])
+                        got = (
+                            f"shape {np.shape(got)}" if index is None else plain(np.asarray(got)[index[: np.ndim(got)]])
+                        )
                     raise ValueError(message(name, expected, got, index))
         return Call(arguments, context, reduction, divisor, given=differentiable)
 
@@ -327,28 +338,39 @@ class Loss:
     def _backend(self):
         return import_module(f"{PATHS[self.path_name]}.{self.name}")
 
-    def _value(self, call: Call):
+    def _take_out(self, kwargs: dict) -> tuple[dict, dict]:
+        """The caller's buffer apart from the arguments; only kernels write into one."""
+        if self.path_name == "numpy" or kwargs.get("out") is None:
+            return kwargs, {}
+        return {name: value for name, value in kwargs.items() if name != "out"}, {"out": kwargs["out"]}
+
+    def _value(self, call: Call, **out):
         """The terms of a loss (the output of a function that does not reduce)."""
         if self.path_name != "numpy":
-            return self._backend.value(**call.arguments)
+            return self._backend.value(**call.arguments, **out)
         terms = self.definition(**call.arguments)
         return terms if is_exact(terms) else np.asarray(terms, call.dtype)
 
-    def _vjp(self, call: Call, weights):
-        """One gradient per argument of ``of``, for given weights of the terms."""
+    def _vjp(self, call: Call, weights, **out) -> tuple:
+        """One gradient per differentiable argument that was given, for given weights of the terms."""
         if self.path_name != "numpy":
-            gradients = self._backend.vjp(**call.arguments, cotangent=weights)
-            return gradients if isinstance(gradients, tuple) else (gradients,)
+            return _as_tuple(self._backend.vjp(**call.arguments, cotangent=weights, **out))
         return self._apply_gradient_rule(call, weights)
+
+    def _on_device(self, call: Call, cotangent=None, **out):
+        """Everything on the GPU, the reduction too: nothing waits for the host."""
+        backend, options = self._backend, self._reduction_options(call)
+        if cotangent is None:
+            return (backend.reduced_value if options else backend.value)(**call.arguments, **options, **out)
+        compute = backend.reduced_value_and_vjp if options else backend.value_and_vjp
+        return compute(**call.arguments, **options, cotangent=cotangent, **out)
 
     def _apply_gradient_rule(self, call: Call, weights) -> tuple:
         rule = self.gradient_rule
         if not self.row_wise:
-            gradients = _call_with(rule, {**call.arguments, "cotangent": weights})
-            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+            gradients = _as_tuple(_call_with(rule, {**call.arguments, "cotangent": weights}))
         else:
-            rows = _call_with(rule, call.arguments)
-            rows = rows if isinstance(rows, tuple) else (rows,)
+            rows = _as_tuple(_call_with(rule, call.arguments))
             # A term that does not count (weight 0) has gradient 0, even where its own derivative is infinite.
             gradients = tuple(None if g is None else times(_beside(weights, g), g) for g in rows)
         return tuple(
@@ -357,11 +379,14 @@ class Loss:
             if name in call.given
         )
 
-    def _checked(self, call: Call, args, kwargs, terms):
-        """Kernels do not scan for NaN: if a result shows one, the full validation says where it came from."""
-        if not call.context.scan and np.isnan(terms).any():
+    def _refuse_nan(self, call: Call, args, kwargs, result) -> None:
+        """Kernels do not scan for NaN: if a row's result shows one, the full validation says where it came from."""
+        if call.context.scan:
+            return
+        axis = call.arguments.get("axis")
+        along = axis is not None and result.ndim == call.arguments[self.of[0]].ndim and result.size
+        if np.isnan(np.take(result, 0, axis=axis) if along else result).any():
             self._bind(args, kwargs, scan=True)
-        return terms
 
     # -- reduction and cotangent ---------------------------------------------------------------------------------
 
@@ -419,24 +444,28 @@ class Loss:
     def _value_and_grad(self, args, kwargs, cotangent, want_value: bool):
         if not self.differentiable:
             raise TypeError(f"{self.name} has no gradient")
+        kwargs, out = self._take_out(kwargs)
         call = self._bind(args, kwargs)
         if call.context.device:
-            return self._backend.reduced_value_and_vjp(
-                **call.arguments, **self._reduction_options(call), cotangent=cotangent
-            )
+            value, gradients = self._on_device(call, cotangent, **out)
+            return value, self._pack(call, _as_tuple(gradients))
         shape = self._terms_shape(call)
         call.cotangent = self._check_cotangent(cotangent, shape, call)
+        value = None
         with np.errstate(all="ignore"):
             weights = np.asarray(self._weights(call, call.arguments, shape), call.dtype)
-            value = None
             if self.path_name == "numpy":
+                gradients = self._vjp(call, weights)
                 if want_value:
                     value = self._reduce(call, self._value(call))
-                gradients = self._vjp(call, weights)
+            elif want_value or self.reducible:
+                terms, gradients = self._backend.value_and_vjp(**call.arguments, cotangent=weights, **out)
+                gradients = _as_tuple(gradients)
+                self._refuse_nan(call, args, kwargs, terms)
+                value = self._reduce(call, terms)
             else:
-                terms, gradients = self._backend.value_and_vjp(**call.arguments, cotangent=weights)
-                gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-                value = self._reduce(call, self._checked(call, args, kwargs, terms))
+                gradients = self._vjp(call, weights, **out)
+                self._refuse_nan(call, args, kwargs, gradients[0])
         return value, self._pack(call, gradients)
 
     def _pack(self, call: Call, gradients: tuple):
@@ -461,7 +490,7 @@ class Loss:
         raise ValueError(f"{self.name}: no valid example found in 200 tries; the last refusal: {problem}")
 
     def _draw(self, rng, sizes: dict, fixed: dict) -> dict:
-        dims = [d for a in self.arguments.values() if a.is_array for d in a.declaration.dims.split()]
+        dims = [d for a in self.arguments.values() if a.is_array for d in a.declaration.names]
         sizes = {d: (3, 4) if d == "..." else int(rng.integers(2, 7)) for d in dict.fromkeys(dims)} | sizes
         values = {name: a.default for name, a in self.arguments.items()} | fixed
         # Numbers before arrays, and index arrays after the lengths that they depend on.
@@ -473,7 +502,9 @@ class Loss:
                 values[argument.name] = argument.declaration.random(rng, sizes, values)
         if len(fixed) < sum(not a.required for a in self.arguments.values()):
             for name, argument in self.arguments.items():
-                values[name] = argument.declaration.vary(rng, values[name], values) if name not in fixed else values[name]
+                values[name] = (
+                    argument.declaration.vary(rng, values[name], values) if name not in fixed else values[name]
+                )
         if self.arrange_rule is not None:
             values |= {name: v for name, v in self.arrange_rule(**values).items() if name not in fixed}
         return values
@@ -517,9 +548,13 @@ class Loss:
                 value = argument.declaration.random(rng, sizes, base)
             for what, bad in argument.declaration.bad(value, sizes, base):
                 yield name, what, {**base, name: bad}
-            if argument.is_array and np.ndim(value) and "..." not in argument.declaration.dims:
-                dims = argument.declaration.dims.split()
-                shared = [a for a in self.arguments.values() if a.is_array and a is not argument and dims[0] in a.declaration.dims.split() and base[a.name] is not None]
+            if argument.is_array and np.ndim(value) and "..." not in argument.declaration.names:
+                dims = argument.declaration.names
+                shared = [
+                    a
+                    for a in self.arguments.values()
+                    if a.is_array and a is not argument and dims[0] in a.declaration.names and base[a.name] is not None
+                ]
                 if shared and np.shape(value)[0] > 1:
                     yield name, "too short", {**base, name: np.asarray(value)[:-1]}
         if self.reducible:
@@ -543,12 +578,17 @@ class _Readable:
         return p
 
 
+def _as_tuple(gradients) -> tuple:
+    return gradients if isinstance(gradients, tuple) else (gradients,)
+
+
 def _depends_on_lengths(argument: Argument) -> bool:
     return getattr(argument.declaration, "lengths", None) is not None
 
 
-def _call_with(function: Callable, arguments: dict):
+def _call_with(function: Callable | None, arguments: dict):
     """Call a rule with the arguments that it names."""
+    assert function is not None
     return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
 
 

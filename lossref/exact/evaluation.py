@@ -10,7 +10,7 @@ from flint import arb
 from lossref.core.declarations import RealNumber
 from lossref.core.loss import Call, Loss
 
-from .ball import Ball, UndecidedError, backward, collector_paused, lift, precision, variables
+from .ball import UndecidedError, backward, collector_paused, lift, precision, variables
 from .enclosure import Enclosure
 
 # Most answers are sharp at once; an exact zero that cancellation hides needs to be told from the smallest subnormal.

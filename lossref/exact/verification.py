@@ -154,7 +154,9 @@ def case_set(name: str, dtype: str, seed: int) -> tuple[Case, ...]:
 def _case(loss: Loss, what: str, arguments: dict, dtype: str, rng) -> Case:
     cast = {
         name: np.asarray(value).astype(dtype)
-        if value is not None and loss.arguments[name].is_array and isinstance(loss.arguments[name].declaration, RealNumber)
+        if value is not None
+        and loss.arguments[name].is_array
+        and isinstance(loss.arguments[name].declaration, RealNumber)
         else value
         for name, value in arguments.items()
     }
@@ -188,7 +190,7 @@ def _real_arguments(loss: Loss, data, logits, rng) -> dict:
     for position, (name, argument) in enumerate(loss.arguments.items()):
         if not argument.required:
             continue
-        kind, dims = argument.declaration, (argument.declaration.dims or "").split()
+        kind, dims = argument.declaration, argument.declaration.names
         if isinstance(kind, ClassLabels):
             arguments[name] = data.labels[:rows] if len(dims) == 1 else 1 + data.labels[: 2 * rows].reshape(rows, 2) % 9
         elif isinstance(kind, BinaryTargets):
@@ -222,4 +224,4 @@ def _size(case: Case) -> int:
 def _simulated() -> bool:
     from numba import config
 
-    return bool(config.ENABLE_CUDASIM)
+    return bool(vars(config)["ENABLE_CUDASIM"])

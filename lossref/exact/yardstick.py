@@ -68,9 +68,7 @@ def yardstick(loss: Loss, *args, cotangent=1.0, rng=None, **kwargs) -> Yardstick
         return Yardstick(terms, (), term_scale, (), (), ())
     exact, bits = with_precision(lambda: Evaluation(loss, call, call.given).gradients())
     scales = _gradient_scales(loss, call, moving, sizes, exact, bits, rng)
-    return Yardstick(
-        terms, tuple(Enclosure(g) for g in exact), term_scale, scales, call.given, _kinks(loss, call)
-    )
+    return Yardstick(terms, tuple(Enclosure(g) for g in exact), term_scale, scales, call.given, _kinks(loss, call))
 
 
 def _sizes(loss: Loss, call: Call, name: str) -> np.ndarray:

@@ -91,6 +91,6 @@ def _parts(probs, targets, alpha, smooth, squared, level):
         error, size, d_error, d_size = w * (1 - y) + (1 - w) * y, w + y, 1 - 2 * y, 1 + 0 * y
     if level == "sample":
         return error, size + smooth, d_error, d_size
-    rows = _terms_shape(probs, level) + (-1,)
+    rows = (*_terms_shape(probs, level), -1)
     error, size, d_error, d_size = (part.reshape(rows) for part in (error, size, d_error, d_size))
     return total(error), total(size) + smooth, d_error, d_size

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lossref.core import Choice, Flag, Integer, Paper, Real, floats, held_constant, loss, total, where
+from lossref.core import Choice, Flag, Integer, Paper, Real, floats, held_constant, loss, times, total, where
 from lossref.core.arithmetic import is_exact
 
 
@@ -20,7 +20,7 @@ class SoftmaxRow:
     """Everything that losses need of the softmax of each row (last axis) of x / temperature."""
 
     def __init__(self, x, temperature=1):
-        # Any entry may be taken out of the sum; the largest keeps every exponential ≤ 1. So a rounded comparison will do.
+        # Any entry may be taken out of the sum, and the largest keeps the rest ≤ 1: a rounded comparison will do.
         pivot = np.argmax(floats(x), axis=-1)[..., None]
         self.is_pivot = np.arange(x.shape[-1]) == pivot
         self.maximum = np.take_along_axis(x, pivot, axis=-1)
@@ -53,6 +53,19 @@ class SoftmaxRow:
         """p - onehot, for a boolean one-hot matrix: minus the sum of the others at the target."""
         return where(is_target, -self.not_p, self.p)
 
+    def p_minus_masses(self, masses):
+        """p_j Σ_k a_k - a_j, the derivative of -Σ a_k log p_k, for masses a ≥ 0: as p_j Σ_{k≠j} a_k - a_j (1 - p_j)."""
+        largest = np.argmax(masses, axis=-1)[..., None]
+        is_largest = np.arange(masses.shape[-1]) == largest
+        rest = total(where(is_largest, 0.0, masses), keepdims=True)
+        of_others = where(is_largest, rest, np.take_along_axis(masses, largest, axis=-1) + (rest - masses))
+        return self.p * of_others - masses * self.not_p
+
+    def slope_of_mean(self, c):
+        """p_j (c_j - Σ p_k c_k), the derivative of Σ p_k c_k: c counts from its value at the pivot, so nothing cancels."""
+        relative = c - np.take_along_axis(c, np.argmax(self.is_pivot, axis=-1)[..., None], axis=-1)
+        return times(self.p, relative - total(times(self.p, relative), keepdims=True))
+
 
 softmax_row = SoftmaxRow
 
@@ -63,7 +76,12 @@ def _last(x, axis):
     return moved if is_exact(moved) else np.ascontiguousarray(moved)
 
 
-@loss(of="x", returns=lambda x, axis, keepdims: np.sum(x, axis=axis, keepdims=keepdims).shape, reduces=False, symmetries={"row permutation": ()})
+@loss(
+    of="x",
+    returns=lambda x, axis, keepdims: np.sum(x, axis=axis, keepdims=keepdims).shape,
+    reduces=False,
+    symmetries={"row permutation": ()},
+)
 def logsumexp(x: Real("...", masked=True, all_masked=True), *, axis: Integer = -1, keepdims: Flag = False):
     r"""The logarithm of the sum of exponentials along an axis.
 
@@ -144,10 +162,7 @@ def softmax(
 
 @softmax.gradient
 def _(x, axis, cotangent):
-    row, c = softmax_row(_last(x, axis)), np.moveaxis(cotangent, axis, -1)
-    # p_j (c_j - Σ p_k c_k) without cancellation: measure c from its value at the pivot.
-    relative = c - np.take_along_axis(c, np.argmax(row.is_pivot, axis=-1)[..., None], axis=-1)
-    return np.moveaxis(row.p * (relative - total(row.p * relative, keepdims=True)), -1, axis)
+    return np.moveaxis(softmax_row(_last(x, axis)).slope_of_mean(np.moveaxis(cotangent, axis, -1)), -1, axis)
 
 
 @softmax.obvious

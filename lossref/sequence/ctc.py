@@ -49,9 +49,9 @@ def ctc(
     --------
     >>> logits = np.log(np.array([[[0.6, 0.4], [0.3, 0.7]]]))
     >>> lr.ctc(logits, np.array([[1]]))
-    0.19845...
+    np.float64(0.198450...)
     >>> -np.log(0.4 * 0.7 + 0.6 * 0.7 + 0.4 * 0.3)  # the literal formula: "11", "-1", "1-"
-    0.19845...
+    np.float64(0.198450...)
     """
     lattice = _Lattice(logits, targets, input_lengths, target_lengths, blank)
     log_probability = lattice.log_probability(lattice.forward()[-1])
@@ -105,7 +105,9 @@ def _(logits, targets):
     values = []
     for probability, target in zip(p, targets, strict=True):
         paths = np.stack(np.meshgrid(*[np.arange(p.shape[2])] * p.shape[1], indexing="ij"), -1).reshape(-1, p.shape[1])
-        reads = [[c for c, before in zip(path, [0, *path[:-1]], strict=True) if c != before and c != 0] for path in paths]
+        reads = [
+            [c for c, before in zip(path, [0, *path[:-1]], strict=True) if c != before and c != 0] for path in paths
+        ]
         right = [path for path, read in zip(paths, reads, strict=True) if read == list(target)]
         values.append(-np.log(sum(np.prod(probability[np.arange(p.shape[1]), path]) for path in right)))
     return np.array(values)

@@ -2,7 +2,21 @@
 
 import numpy as np
 
-from lossref.core import Choice, Count, Masses, Paper, Positive, Real, along_simplex, floats, held_constant, loss, times, total, where
+from lossref.core import (
+    Choice,
+    Count,
+    Masses,
+    Paper,
+    Positive,
+    Real,
+    along_simplex,
+    floats,
+    held_constant,
+    loss,
+    times,
+    total,
+    where,
+)
 
 from .entropic import plan, potentials
 
