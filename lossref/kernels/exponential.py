@@ -31,7 +31,16 @@ from lossref.kernels.lanes import (
     select,
 )
 
-__all__ = ["capped", "capped_slope", "exponential", "mantissa_and_exponent", "scaled_exponential"]
+__all__ = [
+    "INLINE",
+    "capped",
+    "capped_slope",
+    "exponential",
+    "exponential_minus_one_of_reduced",
+    "mantissa_and_exponent",
+    "reduced",
+    "scaled_exponential",
+]
 
 LOG2_E_FLOAT32 = float.fromhex("0x1.715476p+0")
 LN2_HIGH_FLOAT32 = float.fromhex("0x1.62e43p-1")

@@ -27,9 +27,15 @@ from numba import types
 from numba.extending import overload
 
 from lossref.kernels.compilation import inlined
-from lossref.kernels.exponential import INLINE, mantissa_and_exponent
+from lossref.kernels.exponential import (
+    INLINE,
+    exponential_minus_one_of_reduced,
+    mantissa_and_exponent,
+    reduced,
+)
 from lossref.kernels.lanes import (
     Lanes,
+    fused_multiply_add,
     larger,
     largest_of,
     load,
@@ -138,5 +144,6 @@ def add_exponentials(total, n, x):
 def exponential_over_sum(x, constants):
     """e^x / (μ 2^n), given (1/μ, n)."""
     inverse, n = constants
-    mantissa, exponent = mantissa_and_exponent(no_lower_than_domain(x))
-    return scale_by_power_of_two(mantissa * inverse, exponent - n)
+    exponent, t = reduced(no_lower_than_domain(x))
+    scaled = fused_multiply_add(exponential_minus_one_of_reduced(t), inverse, inverse)
+    return scale_by_power_of_two(scaled, exponent - n)
