@@ -11,6 +11,7 @@ Dimensions are named ("N C"); one name has one size in a call. "..." stands for 
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ import numpy as np
 from .errors import first_index, message, plain
 
 INFINITY = float("inf")
+REQUIRED = inspect.Parameter.empty
 FLOAT64 = np.dtype(np.float64)
 
 
@@ -110,6 +112,8 @@ class Declaration:
                 fixed, by = known[dim]
                 meaning = f"shape {fixed}" if dim == "..." else f"{dim} = {fixed}"
                 raise ValueError(message(name, f"shape {self.shape_text} with {meaning} as in {by}", f"shape {shape}"))
+            if dim == "C" and size < 1:
+                raise ValueError(message(name, f"shape {self.shape_text} with at least one class", f"shape {shape}"))
             known.setdefault(dim, (size, name))
 
     def shape(self, sizes: dict) -> tuple:
@@ -181,12 +185,14 @@ class RealNumber(Declaration):
     """Real numbers in an interval.
 
     scale: the size of a difference that matters, which examples are drawn by (a temperature, say).
+    or_none: None is legal although the default is a number.
     """
 
     interval: Interval = Interval()
     masked: bool = False  # -inf is legal
     all_masked: bool = False  # … and a whole row of it too
     scale: float = 1.0
+    or_none: bool = False
     differentiable_kind = True
 
     def kind(self) -> str:
@@ -196,9 +202,11 @@ class RealNumber(Declaration):
             Interval(0, low_closed=True): "nonnegative",
             Interval(high=0, high_closed=True): "nonpositive",
         }.get(self.interval, f"real in {self.interval}")
-        return text + (", -inf legal" if self.masked else "")
+        return text + (", -inf legal" if self.masked else "") + (" or None" if self.or_none else "")
 
     def check_number(self, name, value, context):
+        if value is None and self.or_none:
+            return None
         array = _as_array(name, value, f"a {self.kind()} number")
         if array.ndim or array.dtype == bool:
             raise TypeError(message(name, f"a {self.kind()} number", value))
@@ -531,6 +539,23 @@ class Distribution(RealNumber):
 
 
 @dataclass(frozen=True)
+class PerColumnNumber(RealNumber):
+    """A number, or one for each entry of the last axis of the arrays that share its dimensions "..."."""
+
+    @property
+    def shape_text(self) -> str:
+        return "() or (last axis,)"
+
+    def bind_shape(self, name, shape, context):
+        of = context.size("...")[-1:]
+        if shape not in ((), (1,), of):
+            raise ValueError(message(name, f"a number or shape {of}", f"shape {shape}"))
+
+    def shape(self, sizes):
+        return sizes["..."][-1:]
+
+
+@dataclass(frozen=True)
 class Choice(Declaration):
     """One of a few words."""
 
@@ -558,12 +583,40 @@ class Choice(Declaration):
         yield "a number", 3
 
 
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a loss: its name, its declaration, its default."""
+
+    name: str
+    declaration: Declaration
+    default: object
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @property
+    def is_array(self) -> bool:
+        return self.declaration.is_array
+
+    def depends_on_lengths(self) -> bool:
+        """Whether another argument says which of its entries count, and so comes first."""
+        return getattr(self.declaration, "lengths", None) is not None
+
+    def describe(self) -> str:
+        if self.required:
+            return self.declaration.describe()
+        default = "optional" if self.default is None else f"default {plain(self.default)}"
+        return f"{self.declaration.describe()}, {default}"
+
+
 Real = RealNumber()
 Positive = RealNumber(interval=Interval(0.0))
 NonNegative = RealNumber(interval=Interval(0.0, low_closed=True))
 NonPositive = RealNumber(interval=Interval(high=0.0, high_closed=True))
 Fraction = RealNumber(interval=Interval(0.0, 1.0, low_closed=True, high_closed=True))
 Probability = Fraction
+PerColumn = PerColumnNumber()
 Masses = Distribution()
 Labels = ClassLabels()
 Integer = Whole()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -21,38 +21,15 @@ import numpy as np
 
 from . import documentation
 from .arithmetic import is_exact, times
-from .declarations import Context, Declaration, is_floating
+from .declarations import Argument, Context, Declaration, is_floating
 from .errors import first_index, message, plain
+from .examples import Examples
 from .paper import Paper
 
 REDUCTIONS = ("mean", "sum", "none")
-REQUIRED = inspect.Parameter.empty
 
 # Where a path lives: the module of a function NAME on a path is f"{package}.{NAME}".
 PATHS = {"numpy": None, "numba": "lossref.kernels", "cuda": "lossref_cuda"}
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An argument of a loss: its name, its declaration, its default."""
-
-    name: str
-    declaration: Declaration
-    default: object
-
-    @property
-    def required(self) -> bool:
-        return self.default is REQUIRED
-
-    @property
-    def is_array(self) -> bool:
-        return self.declaration.is_array
-
-    def describe(self) -> str:
-        if self.required:
-            return self.declaration.describe()
-        default = "optional" if self.default is None else f"default {plain(self.default)}"
-        return f"{self.declaration.describe()}, {default}"
 
 
 @dataclass
@@ -85,7 +62,7 @@ def is_device_array(x) -> bool:
     return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == 2  # kDLCUDA
 
 
-class Loss:
+class Loss(Examples):
     """A loss function: call it for the value; ``.grad``, ``.value_and_grad`` and ``.path`` for the rest."""
 
     name: str
@@ -251,9 +228,6 @@ class Loss:
     def _repr_markdown_(self) -> str:
         return documentation.markdown(self)
 
-    def __reduce__(self):
-        return _restore, (self.name, self.path_name)
-
     # -- binding and validation ----------------------------------------------------------------------------------
 
     @cached_property
@@ -292,7 +266,7 @@ class Loss:
                     number = context.dtype.type(number)  # a Python float would widen bfloat16 to float32
                 checked[argument.name] = number
         if not device:
-            for argument in sorted(arrays, key=_depends_on_lengths):
+            for argument in sorted(arrays, key=Argument.depends_on_lengths):
                 checked[argument.name] = argument.declaration.check_values(
                     argument.name, checked[argument.name], context
                 )
@@ -474,93 +448,6 @@ class Loss:
     def _gradients_type(self, given: tuple[str, ...]):
         return namedtuple(f"{self.name}_gradient", given)
 
-    # -- examples ------------------------------------------------------------------------------------------------
-
-    def example(self, rng, sizes: dict | None = None, **fixed) -> dict:
-        """Random valid arguments by name; ``sizes`` fixes dimensions, ``fixed`` fixes arguments."""
-        problem = None
-        for _ in range(200):
-            chosen = self._draw(rng, sizes or {}, fixed)
-            try:
-                self._bind((), chosen)
-            except ValueError as refused:
-                problem = refused
-                continue
-            return chosen
-        raise ValueError(f"{self.name}: no valid example found in 200 tries; the last refusal: {problem}")
-
-    def _draw(self, rng, sizes: dict, fixed: dict) -> dict:
-        dims = [d for a in self.arguments.values() if a.is_array for d in a.declaration.names]
-        sizes = {d: (3, 4) if d == "..." else int(rng.integers(2, 7)) for d in dict.fromkeys(dims)} | sizes
-        values = {name: a.default for name, a in self.arguments.items()} | fixed
-        # Numbers before arrays, and index arrays after the lengths that they depend on.
-        order = sorted(self.arguments.values(), key=lambda a: (a.is_array, _depends_on_lengths(a)))
-        for argument in order:
-            if argument.name in fixed:
-                continue
-            if argument.required or rng.uniform() < 0.4:
-                values[argument.name] = argument.declaration.random(rng, sizes, values)
-        if len(fixed) < sum(not a.required for a in self.arguments.values()):
-            for name, argument in self.arguments.items():
-                values[name] = (
-                    argument.declaration.vary(rng, values[name], values) if name not in fixed else values[name]
-                )
-        if self.arrange_rule is not None:
-            values |= {name: v for name, v in self.arrange_rule(**values).items() if name not in fixed}
-        return values
-
-    def defaults(self, rng, sizes: dict | None = None) -> dict:
-        """Random required arguments, every option at its default."""
-        return self.example(rng, sizes, **{n: a.default for n, a in self.arguments.items() if not a.required})
-
-    def hard_cases(self, rng, dtype=np.float64) -> Iterator[tuple[str, dict]]:
-        """Valid arguments on which the obvious code fails, as (what is hard, arguments by name)."""
-        base = self.defaults(rng)
-        sizes = {dim: size for dim, (size, _) in self._bind((), base).context.sizes.items()}
-        variants = {
-            a.name: list(a.declaration.hard(base[a.name], sizes, base, dtype))
-            for a in self.arguments.values()
-            if a.required and a.is_array
-        }
-        found = []
-        for name in self.of:
-            for what, value in variants.pop(name, []):
-                found.append((f"{name}: {what}", {**base, name: value}))
-        others = [(f"{name}: {what}", {name: value}) for name, cases in variants.items() for what, value in cases]
-        found += [(f"{what}; {other}", {**case, **change}) for what, case in found for other, change in others]
-        found += [(what, {**base, **change}) for what, change in others]
-        if self.hard_rule is not None:
-            found += list(self.hard_rule(rng, np.dtype(dtype)))
-        for what, case in found:
-            try:
-                self._bind((), case)
-            except ValueError:
-                continue
-            yield what, case
-
-    def bad_calls(self, rng) -> Iterator[tuple[str, str, dict]]:
-        """Calls that must be refused, as (argument, what is wrong with it, arguments by name)."""
-        base = self.defaults(rng)
-        sizes = {dim: size for dim, (size, _) in self._bind((), base).context.sizes.items()}
-        for name, argument in self.arguments.items():
-            value = base[name]
-            if value is None:
-                value = argument.declaration.random(rng, sizes, base)
-            for what, bad in argument.declaration.bad(value, sizes, base):
-                yield name, what, {**base, name: bad}
-            if argument.is_array and np.ndim(value) and "..." not in argument.declaration.names:
-                dims = argument.declaration.names
-                shared = [
-                    a
-                    for a in self.arguments.values()
-                    if a.is_array and a is not argument and dims[0] in a.declaration.names and base[a.name] is not None
-                ]
-                if shared and np.shape(value)[0] > 1:
-                    yield name, "too short", {**base, name: np.asarray(value)[:-1]}
-        if self.reducible:
-            yield "reduction", "an unknown reduction", {**base, "reduction": "average"}
-            yield "divisor", "a divisor of 0", {**base, "divisor": 0}
-
 
 class _Readable:
     """An annotation that help() and completion show as words."""
@@ -580,10 +467,6 @@ class _Readable:
 
 def _as_tuple(gradients) -> tuple:
     return gradients if isinstance(gradients, tuple) else (gradients,)
-
-
-def _depends_on_lengths(argument: Argument) -> bool:
-    return getattr(argument.declaration, "lengths", None) is not None
 
 
 def _call_with(function: Callable | None, arguments: dict):
@@ -609,9 +492,3 @@ def _check_reduction(reduction, divisor) -> None:
         raise TypeError(message("divisor", "a positive number", divisor))
     if not (np.isfinite(array) and array > 0):
         raise ValueError(message("divisor", "a positive number", array))
-
-
-def _restore(name: str, path: str) -> Loss:
-    from .registry import losses
-
-    return losses()[name].path(path)

@@ -1,5 +1,6 @@
 """The registry: a loss exists by being declared, in a file of a family's folder."""
 
+import copyreg
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
@@ -44,3 +45,10 @@ def discover(package: str) -> None:
     """Import every module of a family's package, so that its losses register."""
     for module in pkgutil.iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
+
+
+def _restore(name: str, path: str) -> Loss:
+    return _LOSSES[name].path(path)
+
+
+copyreg.pickle(Loss, lambda loss: (_restore, (loss.name, loss.path_name)))
