@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         table.add_column(name, justify="left" if name in ("kernel", "cc") else "right", no_wrap=True)
     for line in cells:
         table.add_row(*line)
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     return 0
 
 
