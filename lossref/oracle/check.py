@@ -1,0 +1,310 @@
+"""``lossref.oracle.check``: a verdict on somebody's loss, with evidence."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+
+from lossref.core.errors import message
+from lossref.core.loss import Loss
+from lossref.core.registry import losses
+
+from .candidates import Candidate
+from .cases import VERSION
+from .diagnosis import FORMS, Diagnosis, diagnose
+from .judging import GRADIENT_LIMIT, SEMANTICS, VALUE_LIMIT, WRONG, Failure, Judge, distance
+from .report import Finding, Report
+from .shrinking import shrink
+from .truth import LONG, terms_shape, truth
+
+MAX_FINDINGS = 12  # of one kind of quantity; the rest are counted
+
+
+def check(
+    loss,
+    candidate: Callable | None = None,
+    *,
+    value: Callable | None = None,
+    grad: Callable | None = None,
+    dtype="float64",
+    kwargs: dict | None = None,
+    framework: str | None = None,
+    semantics: dict | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    expected_failures: str | None = None,
+    progress: Callable[[int, str], None] | None = None,
+    **adapter_options,
+) -> Report:
+    """Judge an implementation of a loss: is it right, and how accurate is it?
+
+    Parameters
+    ----------
+    loss : str or Loss
+        Which loss it is meant to be. ``check(candidate, "cross_entropy")`` works as well.
+    candidate, value : callable
+        ``f(*arrays, **options) -> value``. In a framework with automatic differentiation this is all that is needed.
+    grad : callable, optional
+        ``g(*arrays, cotangent=c, **options)`` -> one array, or a tuple, as ``Loss.grad`` returns them.
+    dtype : str or dtype
+        In which dtype it is judged: float64, float32, float16, bfloat16.
+    kwargs : dict, optional
+        Options that are fixed. Without them all options that the signature accepts are tried, also in pairs.
+    framework : {"numpy", "torch", "jax", "tensorflow", "mlx", "cupy", "process"}, optional
+        What the arrays are; by default NumPy.
+    semantics : dict, optional
+        Choices that the candidate declares: ``{"mean": "all rows" | "kept rows", "empty mean": "zero" | "error"}``.
+    seed : int
+        Another seed draws other random inputs; the result for a given seed is always the same.
+    quick : bool
+        A few seconds: fewer sizes, no pairs of options.
+    expected_failures : str, optional
+        The text of an xfails file: one substring of a finding's id on a line.
+
+    Returns
+    -------
+    Report
+        ``.verdict`` is "accurate", "inaccurate" or "wrong"; ``.findings`` say why.
+
+    Examples
+    --------
+    >>> def value(logits, labels):
+    ...     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ...     return -np.log(p[np.arange(len(labels)), labels]).mean()
+    >>> lr.oracle.check("cross_entropy", value=value, dtype="float32", quick=True).verdict
+    'inaccurate'
+    """
+    if callable(loss) and not isinstance(loss, (Loss, str)):
+        loss, candidate = candidate, loss
+    loss = _loss(loss)
+    value = candidate if value is None else value
+    if value is None and grad is None:
+        raise TypeError("check: expected a value function, a grad function, or both, got neither")
+    dtype = _dtype(dtype)
+    _check_semantics(semantics)
+    judged = _adapted(loss, value, grad, framework, dtype, adapter_options)
+    for name in kwargs or {}:
+        if name not in loss.arguments and name not in ("reduction", "divisor"):
+            raise TypeError(f"check: {loss.name} has no option {name!r}")
+    start = time.perf_counter()
+    judge = Judge(loss, judged, dtype, kwargs, seed, quick, semantics)
+    try:
+        judge.run(progress)
+    finally:
+        judged.close()
+    report = Report(loss.name, str(dtype), judged.framework, _findings(judge), judge.cases_run, judge.cases_skipped,
+                    judge.calls, seed=seed, version=VERSION, options=judge.tried_options())  # fmt: skip
+    _summarise(judge, report)
+    if expected_failures is not None:
+        _expect(report, expected_failures)
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _loss(loss) -> Loss:
+    if isinstance(loss, Loss):
+        return loss
+    if loss not in losses():
+        raise ValueError(message("loss", "the name of a loss that lossref.losses() lists", loss))
+    return losses()[loss]
+
+
+def _dtype(dtype) -> np.dtype:
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return np.dtype(ml_dtypes.bfloat16)
+    if type(dtype).__module__.split(".")[0] == "torch":
+        return _dtype(str(dtype).rpartition(".")[2])
+    found = np.dtype(dtype)
+    if found not in (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16)):
+        raise ValueError(message("dtype", "float64, float32, float16 or bfloat16", str(found)))
+    return found
+
+
+def _check_semantics(semantics) -> None:
+    for name, choice in (semantics or {}).items():
+        if name not in SEMANTICS:
+            raise ValueError(message("semantics", " or ".join(map(repr, SEMANTICS)), name))
+        if choice not in SEMANTICS[name]:
+            raise ValueError(message(f"semantics[{name!r}]", " or ".join(map(repr, SEMANTICS[name])), choice))
+
+
+def _adapted(loss, value, grad, framework, dtype, options) -> Candidate:
+    from . import adapters
+
+    return adapters.adapted(loss, value, grad, framework, dtype, options)
+
+
+# -- findings --------------------------------------------------------------------------------------------------------
+
+
+def _findings(judge: Judge) -> list[Finding]:
+    found: list[Finding] = []
+    for name, (case, quantity) in judge.overwritten.items():
+        what = "a read-only array" if name == "read-only" else f"the argument {name}"
+        text = f"{'computing the ' + ('value' if quantity == 'value' else 'gradient')} writes into {what} ({case.name}).\nbetter: {FORMS['input-overwritten']}"
+        found.append(Finding("input-overwritten", "inputs", case.name, _inputs(case), message=text, severity=WRONG))
+    grouped: dict[tuple, list[tuple[Failure, Diagnosis]]] = {}
+    seen: dict[tuple, int] = {}
+    for failure in sorted(judge.failures, key=_simplicity):
+        kind = (failure.quantity, failure.severity, failure.case.kind, failure.case.passed, failure.reduction, failure.problem)
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] > 6 and failure.case.kind in ("ordinary", "layout"):
+            continue  # more of the same
+        diagnosis = diagnose(judge, failure, judge.failures)
+        grouped.setdefault((diagnosis.slug, failure.quantity, failure.severity), []).append((failure, diagnosis))
+    for (slug, quantity, severity), members in grouped.items():
+        failure, diagnosis = members[0]
+        small = shrink(judge, failure)
+        shown = diagnosis if small is failure else diagnosis
+        found.append(_finding(judge, slug, quantity, severity, small, shown, len(members)))
+    for (slug, text), (case, _) in judge.notes.items():
+        found.append(Finding(slug, "semantics", case.name, _inputs(case), message=f"{text} ({case.name}): a choice, not an error; declare it with semantics=.", severity="note"))  # fmt: skip
+    order = {"wrong": 0, "inaccurate": 1, "note": 2}
+    return sorted(found, key=lambda f: (order[f.severity], -f.cases))
+
+
+def _simplicity(failure: Failure) -> tuple:
+    order = ("ordinary", "edge", "lead", "hard", "mask", "ignored", "offset", "layout", "size", "large", "empty")
+    return (
+        failure.severity != WRONG, order.index(failure.case.kind) if failure.case.kind in order else 9,
+        len(failure.case.passed), sum(np.size(v) for v in failure.case.arguments.values() if v is not None),
+    )  # fmt: skip
+
+
+def _finding(judge: Judge, slug, quantity, severity, failure: Failure, diagnosis: Diagnosis, count: int) -> Finding:
+    at = _worst_index(failure)
+    got = failure.got[at] if at is not None else failure.got
+    want = failure.want[at] if at is not None else failure.want
+    shown = "symmetry" if slug == "offset-sensitive" else quantity
+    return Finding(slug, shown, failure.case.name, _inputs(failure.case, failure), _narrow(got), _narrow(want),
+                   failure.units if not failure.problem else float("inf"), failure.limit,
+                   _message(judge, failure, diagnosis, at, got, want), severity, count)  # fmt: skip
+
+
+def _narrow(x):
+    return np.asarray(x, np.float64)[()] if np.ndim(x) == 0 else np.asarray(x, np.float64)
+
+
+def _worst_index(failure: Failure):
+    if failure.problem or not failure.failing.any():
+        return None
+    with np.errstate(all="ignore"):
+        shown = failure.wrong if failure.wrong is not None and failure.wrong.any() else failure.failing
+        units = np.where(shown, failure.error / failure.unit, -1)
+    return np.unravel_index(int(np.argmax(np.where(np.isnan(units), np.inf, units))), units.shape)
+
+
+def _inputs(case, failure: Failure | None = None) -> dict:
+    inputs = {n: v for n, v in case.arguments.items() if v is not None and (np.ndim(v) or n in case.passed)}
+    if failure is not None:
+        inputs["reduction"] = failure.reduction
+        if failure.quantity == "grad":
+            inputs["cotangent"] = failure.cotangent
+    return inputs
+
+
+def _message(judge: Judge, failure: Failure, diagnosis: Diagnosis, at, got, want) -> str:
+    name = "value" if failure.quantity == "value" else f"gradient by {judge.loss.of[min(failure.position, len(judge.loss.of) - 1)]}"
+    lines = [diagnosis.cause]
+    lines.append("on " + failure.case.name + ": " + _call_text(judge, failure))
+    if not failure.problem and at is not None:
+        where = f"[{', '.join(str(int(i)) for i in at)}]" if len(at) else ""
+        lines.append(f"{name}{where}: got {_digits(got)}, want {_digits(want)}; error {_error(failure.units)}, allowed {failure.limit:g} units of the yardstick")
+    form = FORMS.get(diagnosis.slug)
+    if form:
+        lines.append(f"better: {form}")
+    return "\n".join(lines)
+
+
+def _call_text(judge: Judge, failure: Failure) -> str:
+    parts = []
+    for name, value in _inputs(failure.case, failure).items():
+        if name == "reduction" and not judge.loss.reducible:
+            continue
+        parts.append(f"{name}={_text(value)}")
+    return f"{judge.loss.name}({', '.join(parts)})"
+
+
+def _text(value) -> str:
+    if np.ndim(value) == 0:
+        return repr(value.item()) if isinstance(value, np.generic) or isinstance(value, np.ndarray) else repr(value)
+    array = np.asarray(value)
+    if array.size > 24:
+        return f"array of shape {array.shape}"
+    if array.dtype.kind not in "iub":
+        array = array.astype(np.float64)
+    return np.array2string(array, separator=", ", threshold=30, max_line_width=10**6, floatmode="unique").replace("\n", "")
+
+
+def _digits(x) -> str:
+    return f"{float(x):.9g}"
+
+
+def _error(units: float) -> str:
+    return f"{units:.3g}"
+
+
+# -- summary ---------------------------------------------------------------------------------------------------------
+
+
+def _summarise(judge: Judge, report: Report) -> None:
+    for outcome in judge.outcomes:
+        units = np.where(np.isnan(outcome.units), np.inf, outcome.units)
+        worst = float(np.max(units, initial=0.0))
+        if outcome.quantity not in report.worst or worst > report.worst[outcome.quantity][0]:
+            report.worst[outcome.quantity] = (worst, outcome.case.name)
+        leads = outcome.case.tags.get("lead")
+        if leads is not None and units.ndim and len(units) == len(leads):
+            by_row = units.reshape(len(leads), -1).max(axis=1)
+            curve = report.curves.setdefault(outcome.quantity, [])
+            curve += [(float(lead), float(error)) for lead, error in zip(leads, by_row, strict=True)]
+    own = _obvious_error(judge)
+    ordinary = [
+        o for o in judge.outcomes
+        if o.quantity == "value" and o.case.kind == "ordinary" and not o.case.passed and o.reduction == "none"
+    ]  # fmt: skip
+    mine = max((float(np.max(np.where(np.isnan(o.units), np.inf, o.units), initial=0.0)) for o in ordinary), default=None)
+    if own and ordinary and mine is not None and np.isfinite(mine):
+        report.ratio["value"] = mine / own
+
+
+def _obvious_error(judge: Judge) -> float | None:
+    """The worst error of the literal formula in the same dtype on the same ordinary inputs."""
+    loss, worst = judge.loss, 0.0
+    if loss.obvious_form is None:
+        return None
+    cases = {id(o.case): o.case for o in judge.outcomes if o.case.kind == "ordinary" and not o.case.passed}
+    for case in cases.values():
+        required = {n: judge._legal(n, case) for n, a in loss.arguments.items() if a.required}
+        full = {**{n: a.default for n, a in loss.arguments.items()}, **required}
+        if sum(np.size(v) for v in required.values()) > 200:
+            continue
+        try:
+            with np.errstate(all="ignore"):
+                got = np.asarray(loss.obvious_form(**required)).astype(LONG)
+            true = truth(loss, full, "none", None, np.ones(terms_shape(loss, full)))
+            units = distance(got, true.terms) / judge._value_unit(case, true)
+        except Exception:
+            continue
+        worst = max(worst, float(np.max(units, initial=0.0)))
+    return worst or None
+
+
+def _expect(report: Report, text: str) -> None:
+    """Mark what the candidate's own xfails file expects; lines that match nothing are unexpected passes."""
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    matched = set()
+    for finding in report.findings:
+        for line in lines:
+            if line in finding.id:
+                finding.expected = line
+                matched.add(line)
+    report.unexpected = tuple(line for line in lines if line not in matched)
+
+
+_ = (sys, GRADIENT_LIMIT, VALUE_LIMIT, MAX_FINDINGS)

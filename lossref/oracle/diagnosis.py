@@ -1,0 +1,463 @@
+"""What is probably wrong, recognised from the outputs: the source of a candidate is never read.
+
+Each test asks whether the wrong result equals what a known mistake would have given: the sign, the divisor, an
+option left out, a label beside the right one, an epsilon inside the logarithm. The first that fits names the finding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lossref.core.declarations import RealNumber
+from lossref.core.errors import plain
+
+from .cases import Case
+from .judging import Failure, Judge, _finite
+from .truth import LONG, terms_shape, truth, widened
+
+FORMS = {
+    "p-minus-one": "minus the sum of the other probabilities at the label, instead of p - 1",
+    "saturated": "log1p of the sum over the other classes, instead of logsumexp(x) - x[label]; log1p and expm1 beside 0 and 1",
+    "floor-epsilon": "no epsilon and no clamp: log-probabilities from the logits, x - logsumexp(x)",
+    "offset-sensitive": "subtract the row's maximum before anything else, and never add it back before a difference",
+    "mask-leak": "select before computing (where on the input), do not multiply by a mask afterwards",
+    "nan-leak": "select with where before the logarithm or the division, so that no 0 · inf and no 0/0 is formed",
+    "overflow": "exponentials of differences from the maximum only, logarithms that are never taken of a probability",
+    "low-precision-accumulation": "accumulate in a wider dtype or pairwise, and round once at the end",
+    "wrong-reduction": "divide the sum by what the loss's definition says, once, at the end",
+    "cotangent-ignored": "multiply every term of the gradient by the incoming cotangent of its own row",
+    "wrong-sign": "the loss is minus the log-probability; its gradient is prediction minus target",
+    "label-off-by-one": "labels count from 0",
+    "gradient-of-another-function": "the derivative of the very value that is returned",
+    "index-overflow": "64-bit indices: row · C + class exceeds the index type",
+    "tail-of-a-tile": "mask the last, partly filled tile: its padding must not enter the sum",
+    "strides-ignored": "use the strides of every array, or copy to contiguous memory first",
+    "input-overwritten": "write into a new array, or say in the name that the input is destroyed",
+    "option-ignored": "forward the option to where the loss is computed, or refuse it",
+    "option-default": "`if option is None`, not `option or default`: 0 is a value",
+    "cancellation": "rearrange the difference so that the small part is computed by itself",
+    "shape": "one number for mean and sum, one per term for none; gradients in the shape of their argument",
+}
+
+
+@dataclass
+class Diagnosis:
+    slug: str
+    cause: str
+
+
+def diagnose(judge: Judge, failure: Failure, all_failures: list[Failure]) -> Diagnosis:
+    """The likely cause of one failure."""
+    return _Examination(judge, failure, all_failures).result()
+
+
+class _Examination:
+    def __init__(self, judge: Judge, failure: Failure, all_failures: list[Failure]):
+        self.judge, self.failure, self.all = judge, failure, all_failures
+        self.loss, self.case = judge.loss, failure.case
+        self.got, self.want = failure.got, failure.want
+
+    def result(self) -> Diagnosis:
+        failure, case = self.failure, self.case
+        if failure.problem:
+            return Diagnosis("shape" if failure.problem.startswith("shape") else "raises", failure.problem)
+        tests = [self.view, self.not_finite]
+        if failure.severity == "wrong":
+            tests += [self.sign, self.large, self.options, self.reductions, self.cotangents, self.masks, self.tiles,
+                      self.labels, self.floor, self.options_as_if, self.own_value, self.offset]  # fmt: skip
+        else:
+            tests += [self.offset, self.floor, self.digits, self.lost]
+        for test in tests:
+            if (found := test()) is not None:
+                return found
+        what = "value" if failure.quantity == "value" else "gradient"
+        return Diagnosis(f"wrong-{what}" if failure.severity == "wrong" else "cancellation",
+                         f"the {what} is not that of {self.loss.name}" if failure.severity == "wrong"
+                         else f"digits of the {what} are lost on {case.name}")  # fmt: skip
+
+    # -- what would have been the result of a mistake --------------------------------------------------------------------
+
+    def matches(self, other) -> bool:
+        """Whether the result equals another one within rounding, and that is not the truth."""
+        other = np.asarray(other, LONG)
+        if other.shape != self.got.shape or not other.size:
+            return False
+        with np.errstate(all="ignore"):
+            allowed = self.failure.coarse + 64 * self.judge.eps * np.abs(other)
+            near = np.abs(self.got - other) <= allowed
+            near |= (self.got == other) | (np.isnan(self.got) & np.isnan(other))
+            same_as_truth = np.abs(other - self.want) <= allowed
+        return bool(near.all() and not same_as_truth.all())
+
+    def as_if(self, arguments: dict, reduction=None, cotangent=None, divisor=None):
+        """The library's own result, in float64, for changed arguments."""
+        reduction = self.failure.reduction if reduction is None else reduction
+        options = {"reduction": reduction} if self.loss.reducible else {}
+        if divisor is not None and reduction == "mean":
+            options["divisor"] = divisor
+        wide = widened(self.loss, arguments)
+        try:
+            if self.failure.quantity == "value":
+                return np.asarray(self.loss(**wide, **options))
+            cotangent = self.failure.cotangent if cotangent is None else cotangent
+            result = self.loss.grad(**wide, **options, cotangent=cotangent)
+            result = result if isinstance(result, tuple) else (result,)
+            return result[self.failure.position]
+        except (ValueError, TypeError, IndexError):
+            return np.full(1, np.nan)
+
+    def passes(self, **changes) -> bool:
+        """Whether the candidate is right on a changed case."""
+        try:
+            case = replace(self.case, **changes)
+            self.loss._bind((), case.arguments)
+            found = self.judge.judge(case, self.failure.reduction, record=False)
+        except Exception:
+            return False
+        return not any(f.quantity == self.failure.quantity for f in found)
+
+    # -- the tests -------------------------------------------------------------------------------------------------------
+
+    def view(self):
+        if self.case.view and self.passes(view=""):
+            return Diagnosis("strides-ignored", f"right for fresh arrays, wrong for {self.case.name}: memory is read as if it were contiguous")
+
+    def not_finite(self):
+        bad = self.failure.failing & ~np.isfinite(self.got) & np.isfinite(self.want)
+        if not bad.any():
+            return None
+        if np.isnan(self.got[bad]).any():
+            because = "0 · inf, inf - inf or 0/0 was formed"
+            if np.isneginf(_any_real(self.case, self.loss)).any():
+                because = "an entry masked with -inf met a multiplication or a difference (0 · -inf, -inf - -inf)"
+            if self.case.tags.get("excluded"):
+                because = "an excluded entry overflowed and was multiplied by 0"
+                if self.failure.quantity == "grad":
+                    return Diagnosis("mask-leak", f"NaN: {because}")
+            if self.case.tags.get("nothing counts"):
+                because = "the number of rows that count, 0, divides"
+            return Diagnosis("nan-leak", f"NaN: {because}")
+        if self.case.tags.get("excluded"):
+            return Diagnosis("mask-leak", "an excluded entry overflowed")
+        far = "an exponential overflowed"
+        if self.failure.quantity == "value" and np.any(np.isposinf(self.got[bad])):
+            far = "an exponential overflowed, or the logarithm was taken of a probability that underflowed to 0"
+        return Diagnosis("overflow", f"an infinity where the answer is an ordinary number: {far}")
+
+    def sign(self):
+        if self.matches(-self.want):
+            return Diagnosis("wrong-sign", "minus the right answer")
+
+    def large(self):
+        if self.case.kind != "large":
+            return None
+        smaller = {f.case.name for f in self.all if f.severity == "wrong" and f.case.kind == "ordinary"}
+        if smaller:
+            return None
+        index = np.argwhere(self.failure.failing)
+        shape = self.case.tags["shape"]
+        first = ""
+        if index.size and self.failure.failing.ndim:
+            at = int(index[0][0]) * int(np.prod(shape[1:]))
+            bits = [b for b in (15, 16, 31, 32) if 2**b <= at + shape[-1]]
+            first = f" from element {at} on" + (f" (2^{bits[-1]} = {2 ** bits[-1]})" if bits else "")
+        return Diagnosis("index-overflow", f"right for small inputs, wrong for {int(np.prod(shape))} entries{first}: an index does not hold row · C + class")
+
+    def options(self):
+        for name in self.case.passed:
+            argument = self.loss.arguments[name]
+            if self.matches(self.as_if({**self.case.arguments, name: argument.default})):
+                return Diagnosis("option-ignored", f"the result is that of {name}={plain(argument.default)}: {name} was not used")
+        return None
+
+    def reductions(self):
+        if not self.loss.reducible or self.failure.reduction == "none":
+            return self._shares()
+        arguments, reduction = self.case.arguments, self.failure.reduction
+        count = int(np.prod(terms_shape(self.loss, arguments)))
+        kept = int(np.count_nonzero(self.as_weights(arguments)))
+        entries = max(np.size(arguments[n]) for n in self.loss.of if arguments[n] is not None)
+        for text, divisor in (
+            ("the sum over all rows", 1), ("divided by the number of all rows", count),
+            ("divided by the number of rows that count", kept), ("divided by the number of all entries", entries),
+            ("divided by the number of entries per row", max(entries // max(count, 1), 1)),
+        ):  # fmt: skip
+            if divisor and self.matches(self.as_if(arguments, "mean", divisor=float(divisor))):
+                return Diagnosis("wrong-reduction", f"reduction={reduction!r} is {text}")
+        return self.halves() or self._shares()
+
+    def as_weights(self, arguments):
+        from .truth import term_weights
+
+        return term_weights(self.loss, arguments, "mean", None, 1.0)
+
+    def halves(self):
+        """The mean of the means of two or more parts."""
+        if self.failure.quantity != "value" or self.failure.reduction != "mean" or not self.loss.row_wise:
+            return None
+        n = terms_shape(self.loss, self.case.arguments)[0] if terms_shape(self.loss, self.case.arguments) else 0
+        for parts in (2, 3, 4):
+            if n < parts:
+                continue
+            means = []
+            for rows in np.array_split(np.arange(n), parts):
+                part = {k: v[rows] if np.ndim(v) and len(v) == n and self._by_row(k) else v for k, v in self.case.arguments.items()}
+                means.append(self.as_if(part))
+            means = np.array([m for m in map(np.ravel, means) if m.size == 1 and np.isfinite(m).all()])
+            if means.size and self.matches(np.asarray(means.mean()).reshape(self.got.shape)):
+                return Diagnosis("wrong-reduction", f"the mean of the means of {parts} parts, which hold different numbers of rows")
+        return None
+
+    def _by_row(self, name: str) -> bool:
+        dims = (self.loss.arguments[name].declaration.dims or "").split()
+        return bool(dims) and dims[0] == (self.loss.returns.split() or [""])[0] if isinstance(self.loss.returns, str) else False
+
+    def _shares(self):
+        """A constant factor on every case of these options."""
+        ratios = []
+        for f in self.all:
+            if f.severity == "wrong" and f.quantity == self.failure.quantity and f.case.kind == "ordinary" and not f.problem:
+                with np.errstate(all="ignore"):
+                    r = (f.got / f.want)[f.failing & (f.want != 0)]
+                ratios += list(np.ravel(r[np.isfinite(r)]))
+        if len(ratios) > 3 and np.ptp(ratios) <= 1e-3 * abs(np.mean(ratios)) and abs(np.mean(ratios) - 1) > 1e-3:
+            return Diagnosis("wrong-reduction", f"{float(np.mean(ratios)):.6g} times the right answer on every input")
+        return None
+
+    def cotangents(self):
+        if self.failure.quantity != "grad" or not self.judge.candidate.takes_cotangent:
+            return None
+        ones = np.ones(np.shape(self.failure.cotangent))
+        if self.matches(self.as_if(self.case.arguments, cotangent=ones)):
+            return Diagnosis("cotangent-ignored", "the result is the one for a cotangent of 1")
+        judge, case = self.judge, self.case
+        try:
+            options = judge.reduction_options(self.failure.reduction)
+            results = []
+            for by in (1.0, 2.0):
+                given = (np.asarray(self.failure.cotangent) * by).astype(judge.dtype)
+                result = judge.candidate.grad(judge.fresh(case), case.passed, options, given[()] if given.ndim == 0 else given)
+                from .candidates import as_gradients
+
+                results.append(as_gradients(result, judge._count_given(case))[self.failure.position].astype(LONG))
+            with np.errstate(all="ignore"):
+                off = np.abs(results[1] - 2 * results[0]) > 4 * self.failure.coarse + 64 * judge.eps * np.abs(results[1])
+        except Exception:
+            return None
+        if off.any():
+            return Diagnosis("cotangent-ignored", "doubling the cotangent does not double the gradient: a part of it is not multiplied")
+        if self.failure.reduction == "none" and np.ndim(self.failure.cotangent) and np.size(self.failure.cotangent) > 1:
+            mean = np.full(np.shape(self.failure.cotangent), np.mean(self.failure.cotangent))
+            if self.matches(self.as_if(case.arguments, cotangent=mean)):
+                return Diagnosis("cotangent-ignored", "every row is multiplied by the mean cotangent instead of its own")
+        return None
+
+    def masks(self):
+        """Rows and entries that do not count must not matter."""
+        for label in self.loss.arguments:
+            ignore = getattr(self.loss.arguments[label].declaration, "ignore", None)
+            if not ignore or self.case.arguments[label] is None:
+                continue
+            labels, ignored = np.asarray(self.case.arguments[label]), self.case.arguments[ignore]
+            if not (labels == ignored).any():
+                continue
+            if self.failure.quantity == "grad" and self.failure.failing.shape[: labels.ndim] == labels.shape:
+                rows = self.failure.failing.reshape(*labels.shape, -1).any(axis=-1)
+                if not (rows & (labels != ignored)).any():
+                    return Diagnosis("mask-leak", "ignored rows have a gradient")
+            if self.failure.quantity == "value" and self.failure.reduction == "none":
+                rows = self.failure.failing
+                if rows.shape == labels.shape and not (rows & (labels != ignored)).any():
+                    return Diagnosis("mask-leak", "ignored rows have a loss")
+            legal = np.where(labels == ignored, 0 if ignored != 0 else 1, labels)
+            passed = tuple(n for n in self.case.passed)
+            if self.passes(arguments={**self.case.arguments, label: legal}, passed=passed):
+                options = [n for n in self.case.passed if n != ignore]
+                with_ = f" together with {', '.join(options)}" if options else ""
+                return Diagnosis("mask-leak", f"right as long as no row is ignored{with_}: ignored rows enter the result or its divisor")
+        if self.case.tags.get("excluded") or any(
+            getattr(v, "dtype", None) == bool and not v.all() for v in self.case.arguments.values()
+        ):
+            full = {n: np.ones_like(v) if getattr(v, "dtype", None) == bool else v for n, v in self.case.arguments.items()}
+            if self.passes(arguments=full):
+                return Diagnosis("mask-leak", "right as long as the mask excludes nothing: excluded entries enter the result")
+        return None
+
+    def tiles(self):
+        if self.case.kind != "size":
+            return None
+        dim = self.case.tags["dim"]
+        failed = {f.case.tags["size"] for f in self.all if f.case.kind == "size" and f.severity == "wrong"
+                  and f.case.tags["dim"] == dim and f.quantity == self.failure.quantity}  # fmt: skip
+        from .cases import QUICK_SIZES, TILE_SIZES
+
+        tried = QUICK_SIZES if self.judge.quick else TILE_SIZES
+        for tile in (256, 128, 64, 32, 16, 8, 4):
+            multiples = [s for s in tried if s % tile == 0]
+            if multiples and not failed & set(multiples) and len(failed) >= 2 and all(s in failed for s in tried if s % tile and s > tile):
+                return Diagnosis("tail-of-a-tile", f"wrong where {dim} is not a multiple of {tile}: padding of the last tile enters the result")
+        if failed and min(failed) > min(tried) and any(f.case.kind == "size" for f in self.all):
+            return Diagnosis("tail-of-a-tile", f"wrong for {dim} in {sorted(failed)}, right for other sizes")
+        if "near -20" in self.case.name:
+            return Diagnosis("tail-of-a-tile", f"wrong only for rows far below 0: something that counts as 0 enters the sum ({dim} = {sorted(failed)})")
+        return None
+
+    def labels(self):
+        for name in self.loss.arguments:
+            declaration = self.loss.arguments[name].declaration
+            value = self.case.arguments[name]
+            if not hasattr(declaration, "below") or value is None:
+                continue
+            try:
+                count = self.loss._bind((), self.case.arguments).context.size(declaration.below)
+            except Exception:
+                continue
+            value = np.asarray(value)
+            ignored = self.case.arguments.get(declaration.ignore) if declaration.ignore else None
+            for by in (-1, 1):
+                for moved in ((value + by) % count, np.clip(value + by, 0, count - 1)):
+                    if ignored is not None:
+                        moved = np.where(value == ignored, ignored, moved)
+                    if self.matches(self.as_if({**self.case.arguments, name: moved})):
+                        return Diagnosis("label-off-by-one", f"the result is that of {name} {'+' if by > 0 else '-'} 1")
+        return None
+
+    def floor(self):
+        """An epsilon inside a logarithm, or a clamp: the value stops at -log ε, or its tail is lifted by ε."""
+        if self.failure.quantity != "value" or (self.failure.reduction != "none" and self.got.ndim):
+            return None
+        records = [f for f in self.all if f.quantity == "value" and not f.problem and f.got.shape == f.want.shape]
+        caps, lifted = [], []
+        for f in records:
+            with np.errstate(all="ignore"):
+                at = f.failing & np.isfinite(f.got) & np.isfinite(f.want)
+                caps += [float(g) for g, w in zip(f.got[at], f.want[at], strict=True) if w > g > 0 and w - g > 0.01]
+                small = at & (f.want < 5) & (f.got < f.want + 1e-2)
+                p = np.exp(-f.got[small]) - np.exp(-f.want[small])
+                lifted += [float(x) for x in p if x > 0]
+        if len(caps) >= 3:
+            top = max(caps)
+            same = [c for c in caps if abs(c - top) <= 1e-3 * top]
+            if len(same) >= max(3, len(caps) // 3) and any(abs(float(g) - top) <= 1e-3 * top for g in np.ravel(self.got)[np.ravel(self.failure.failing)]):
+                return Diagnosis("floor-epsilon", f"the loss never exceeds {top:.6g} = -log({np.exp(-top):.3g}): a probability is clamped or an epsilon of {np.exp(-top):.3g} is added to it")
+        zeros = self.failure.failing & (self.got == 0) & (self.want != 0)
+        if len(lifted) >= 5 and not zeros.any():
+            middle = float(np.median(lifted))
+            if middle > 2 * self.judge.eps and np.mean([abs(x / middle - 1) < 0.25 for x in lifted]) > 0.6:
+                return Diagnosis("floor-epsilon", f"probabilities are raised by an epsilon of about {middle:.3g}")
+        return None
+
+    def options_as_if(self):
+        """The result of this loss with another value of an option."""
+        if self.case.ordinary is False:
+            return None
+        for name, argument in self.loss.arguments.items():
+            declaration = argument.declaration
+            if argument.is_array or argument.required or not isinstance(declaration, RealNumber):
+                continue
+            now = self.case.arguments[name]
+            value = self._solve(name, now)
+            if value is None:
+                continue
+            said = plain(now)
+            slug = "option-default" if name not in self.case.passed else "option-ignored"
+            return Diagnosis(slug, f"the result is that of {name}={value:.6g} instead of {said}")
+        return None
+
+    def _solve(self, name: str, now) -> float | None:
+        """A value of an option that explains the result."""
+        start = 1.0 if now is None else float(now)
+        tried = {1.0, 0.5, 0.0, 2 * start, start / 2, start**2, -start, 1 - start}
+        if start:
+            tried.add(1 / start)
+        low = self.as_if({**self.case.arguments, name: now if now is not None else 1.0})
+        step = 1e-3 if start == 0 else start * 1e-3
+        high = self.as_if({**self.case.arguments, name: start + step})
+        with np.errstate(all="ignore"):
+            if np.shape(high) == self.got.shape == np.shape(low):
+                slope = (high - low) / step
+                moves = ((self.got - low) / slope)[np.abs(slope) > 1e-6 * (1 + np.abs(low))]
+                if moves.size and np.all(np.isfinite(moves)) and np.ptp(moves) <= 0.02 * abs(np.mean(moves)):
+                    tried.add(start + float(np.mean(moves)))
+        for value in sorted(tried, key=lambda v: abs(v - start)):
+            if now is not None and abs(value - start) <= 1e-9 * (1 + abs(start)):
+                continue
+            if self.matches(self.as_if({**self.case.arguments, name: value})):
+                return value
+        return None
+
+    def own_value(self):
+        """A gradient that is not the derivative of the candidate's own value."""
+        if self.failure.quantity != "grad" or not self.judge.candidate.has_value:
+            return None
+        if any(f.quantity == "value" and f.severity == "wrong" and f.case.name == self.case.name for f in self.all):
+            return None
+        what = ""
+        if self.case.kind == "edge":
+            what = f" on {self.case.name}"
+        return Diagnosis("gradient-of-another-function", f"the value is right, and the gradient is not its derivative{what}")
+
+    def offset(self):
+        if self.case.kind != "offset" and "common offset" not in self.case.name:
+            return None
+        rows = self.case.tags.get("offset")
+        failing = self.failure.failing
+        if rows is not None and failing.ndim and len(failing) == len(rows):
+            wrong = rows[np.asarray(failing.reshape(len(rows), -1).any(axis=1))]
+            if (wrong == 0).any():
+                return None
+            smallest = wrong[np.argmin(np.abs(wrong))]
+            return Diagnosis("offset-sensitive", f"adding {smallest:g} to every entry of a row changes the answer, which depends on differences only")
+        return Diagnosis("offset-sensitive", "a constant added to every entry of a row changes the answer, which depends on differences only")
+
+    def digits(self):
+        """Results that have only the digits of a narrower dtype."""
+        if self.judge.dtype.itemsize < 4 or not self.case.ordinary:
+            return None
+        narrower = [np.float32, np.float16] if self.judge.dtype == np.float64 else [np.float16]
+        ordinary = [f for f in self.all if f.case.ordinary and f.quantity == self.failure.quantity]
+        for dtype in narrower:
+            eps = float(np.finfo(dtype).eps)
+            got = self.got[self.failure.failing & (self.got != 0)]
+            if got.size >= 2 and np.all(got == got.astype(dtype)) and len(ordinary) >= 3:
+                return Diagnosis("low-precision-accumulation", f"results have the digits of {np.dtype(dtype)} (rounding {eps:.2g}) although the input is {self.judge.dtype}")
+        return None
+
+    def lost(self):
+        failure, case = self.failure, self.case
+        at = failure.failing
+        if failure.quantity == "value":
+            if (at & (failure.got == 0) & (failure.want != 0)).any():
+                return Diagnosis("saturated", "exactly 0 in the blind band, where the answer is small and representable: 1 + e^-lead was rounded to 1")
+            if case.kind in ("large", "size"):
+                return Diagnosis("low-precision-accumulation", f"the error grows with the size of the input ({case.name})")
+            return Diagnosis("saturated", "the loss of a confident right answer keeps few digits: a difference of nearly equal numbers")
+        tiny = failure.error[at]
+        by = np.max(np.abs(np.asarray(failure.cotangent, np.float64)), initial=0.0)
+        if case.kind in ("lead", "hard", "ordinary", "edge", "ignored", "size", "mask") and _concentrated(at, failure):
+            size = "exactly 0" if (failure.got[at] == 0).any() else f"off by {float(np.max(tiny)):.2g}"
+            return Diagnosis("p-minus-one", f"the gradient at the winning entry is {size}: a probability near 1 was rounded before 1 (or the whole cotangent, {float(by):.3g}) was subtracted")
+        if case.tags.get("uniform") or case.kind in ("large", "size"):
+            return Diagnosis("low-precision-accumulation", f"a systematic error of {float(np.max(tiny)):.2g} in every entry ({case.name}): sums and products of rounded numbers do not cancel")
+        return None
+
+
+def _concentrated(at, failure: Failure) -> bool:
+    """Whether at most about one entry of a row fails, and by no more than a rounding of 1."""
+    if at.ndim == 0:
+        return False
+    rows = at.reshape(-1, at.shape[-1]) if at.ndim > 1 else at[None]
+    if at.ndim == 1:
+        return True
+    return bool(np.mean(rows.sum(axis=1)[rows.any(axis=1)]) <= max(1.5, 0.34 * rows.shape[1]))
+
+
+def _any_real(case: Case, loss) -> np.ndarray:
+    arrays = [np.ravel(np.asarray(case.arguments[n]).astype(np.float64)) for n in loss.of if case.arguments[n] is not None]
+    return np.concatenate(arrays) if arrays else np.zeros(0)
+
+
+__all__ = ["FORMS", "Diagnosis", "diagnose"]
+_ = (_finite, truth)
