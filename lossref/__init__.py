@@ -15,6 +15,8 @@ FAMILIES = ("primitives", "classification", "contrastive", "preference", "overla
 for _family in FAMILIES:
     discover(f"{__name__}.{_family}")
 
+from .gradcheck import gradcheck  # noqa: E402 - the function takes the place of its module, for good
+
 _LAZY = {"exact": "lossref.exact", "oracle": "lossref.oracle", "bench": "lossref.bench", "kernels": "lossref.kernels"}
 
 
@@ -22,8 +24,6 @@ def __getattr__(name: str):
     """Losses by name; the heavier parts when they are first used."""
     if name in _LAZY:
         return _import_module(_LAZY[name])
-    if name == "gradcheck":
-        return _import_module("lossref.gradcheck").gradcheck
     try:
         return losses()[name]
     except KeyError:
@@ -31,7 +31,7 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *losses(), *_LAZY, "gradcheck"})
+    return sorted({*globals(), *losses(), *_LAZY})
 
 
-__all__ = ["FAMILIES", "Loss", "Paper", "losses"]
+__all__ = ["FAMILIES", "Loss", "Paper", "gradcheck", "losses"]

@@ -48,7 +48,7 @@ def examine(path: str) -> Finding:
         return _examine_cuda()
     remedy = {
         "numpy": REINSTALL,
-        "numba": 'pip install --force-reinstall "numba>=0.61" (Numba has no release for Pyodide or for the newest Python in its first weeks)',
+        "numba": 'pip install "numba>=0.61" (there is none for Pyodide, nor for a Python in its first weeks)',
     }[path]
     return _attempt(path, "CPU", lambda: tiny_computation(path), remedy)
 
@@ -84,7 +84,7 @@ def numba_threads() -> int | None:
         import numba
     except ImportError:
         return None
-    return numba.config.NUMBA_NUM_THREADS
+    return numba.get_num_threads()
 
 
 def print_examination(as_json: bool) -> None:

@@ -28,7 +28,7 @@ class Child:
 
     def __init__(self, request: dict):
         # In files, because a pipe that nobody reads yet would stop the child when it is full.
-        self.question, self.words = TemporaryFile("w+"), TemporaryFile("w+")
+        self.question, self.words = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         self.question.write(json.dumps(request))
         self.question.seek(0)
         self.process = subprocess.Popen(
