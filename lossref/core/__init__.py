@@ -18,6 +18,8 @@ from .declarations import (
     Binary,
     Choice,
     Count,
+    CountPair,
+    Either,
     Flag,
     Fraction,
     Integer,
@@ -32,6 +34,7 @@ from .declarations import (
     Positive,
     Probability,
     Real,
+    Size,
 )
 from .loss import Loss
 from .paper import Paper
@@ -41,6 +44,8 @@ __all__ = [
     "Binary",
     "Choice",
     "Count",
+    "CountPair",
+    "Either",
     "Flag",
     "Fraction",
     "Integer",
@@ -57,6 +62,7 @@ __all__ = [
     "Positive",
     "Probability",
     "Real",
+    "Size",
     "along_simplex",
     "at",
     "discover",

@@ -223,7 +223,7 @@ class RealNumber(Declaration):
 
     def check_values(self, name, array, context):
         unbounded = self.interval == Interval()
-        if array.size == 0 or (unbounded and not context.scan):
+        if array.size == 0 or (unbounded and self.masked and not context.scan):
             return array
         high, low = array.max(), array.min()  # NaN propagates through both
         inside = high < INFINITY and (low > -INFINITY or self.masked) and unbounded
@@ -610,6 +610,52 @@ class Argument:
         return f"{self.declaration.describe()}, {default}"
 
 
+@dataclass(frozen=True)
+class Either(Declaration):
+    """A value that one of several declarations accepts; examples are of the first."""
+
+    options: tuple[Declaration, ...] = ()
+
+    def __init__(self, *options: Declaration):
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "dims", None)
+
+    def kind(self) -> str:
+        return " or ".join(option.kind() for option in self.options)
+
+    def check_number(self, name, value, context):
+        refusals: list[Exception] = []
+        for option in self.options:
+            try:
+                return option.check_number(name, value, context)
+            except (TypeError, ValueError) as refusal:
+                refusals.append(refusal)
+        # A value of the right type but out of range is told so; the type is wrong only if no option takes it.
+        for refusal in refusals:
+            if isinstance(refusal, ValueError):
+                raise refusal
+        raise TypeError(message(name, self.kind(), value))
+
+    def random(self, rng, sizes, values):
+        return self.options[0].random(rng, sizes, values)
+
+    def bad(self, value, sizes, values):
+        yield "an object of no such kind", object()
+
+
+@dataclass(frozen=True)
+class PairOfCounts(Declaration):
+    """A pair of counts, such as (rows, columns) of a tile."""
+
+    def kind(self) -> str:
+        return "pair of integers ≥ 1"
+
+    def check_number(self, name, value, context):
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(message(name, f"a {self.kind()}", value))
+        return tuple(Count.check_number(name, part, context) for part in value)
+
+
 Real = RealNumber()
 Positive = RealNumber(interval=Interval(0.0))
 NonNegative = RealNumber(interval=Interval(0.0, low_closed=True))
@@ -621,6 +667,8 @@ Masses = Distribution()
 Labels = ClassLabels()
 Integer = Whole()
 Count = Whole(low=1)
+Size = Whole(low=0)
+CountPair = PairOfCounts()
 Lengths = Whole(low=0)
 Mask = BooleanMask()
 Flag = BooleanMask()

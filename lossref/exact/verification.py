@@ -199,6 +199,8 @@ def _real_arguments(loss: Loss, data, logits, rng) -> dict:
             arguments[name] = np.full(rows, 1 / rows)
         elif isinstance(kind, Whole):
             arguments[name] = argument.declaration.random(rng, dict.fromkeys(dims, rows), {})
+        elif not isinstance(kind, RealNumber):
+            continue
         elif kind.interval.low == 0 and kind.interval.high == 1:
             arguments[name] = np.clip(np.exp(log_p[:rows]), 0, 1)
         elif len(dims) == 1 and dims[0] != "...":

@@ -3,7 +3,8 @@
     allowed = k · eps · (|exact| + Σ_j |∂exact/∂x_j · x_j|)
 
 The sum is how much the answer moves when every input moves by one rounding; no code that sees rounded inputs can do
-better. Inputs are all real arguments, numbers included. For a shift-invariant loss x_j counts from its row's maximum:
+better. The smallest subnormal is added, times the largest input that it may meet: a probability that underflows is off
+by so much. Inputs are all real arguments, numbers included. For a shift-invariant loss x_j counts from its row's maximum:
 otherwise a common offset would excuse any error. Errors are reported in units of ``eps · (…)``; k ≤ 4 is the aim for
 values, k ≤ 8 for gradients.
 """
@@ -35,22 +36,22 @@ class Yardstick:
     gradient_scales: tuple[np.ndarray, ...]
     given: tuple[str, ...]
     kinks: tuple[np.ndarray, ...]  # where the gradient is a convention
+    largest_input: float = 1.0
 
     def value_error(self, computed, dtype) -> np.ndarray:
         """The errors of the terms in units of the yardstick."""
-        return _in_units(self.terms.error(np.asarray(computed)), self.term_scale, dtype)
+        return self._in_units(self.terms.error(np.asarray(computed)), self.term_scale, dtype)
 
     def gradient_error(self, index: int, computed, dtype) -> np.ndarray:
         """The errors of one gradient in units of the yardstick; 0 at kinks, where the truth does not exist."""
-        units = _in_units(self.gradients[index].error(np.asarray(computed)), self.gradient_scales[index], dtype)
+        units = self._in_units(self.gradients[index].error(np.asarray(computed)), self.gradient_scales[index], dtype)
         return np.where(self.kinks[index], 0.0, units)
 
-
-def _in_units(error, scale, dtype):
-    info = ml_dtypes.finfo(dtype)
-    unit = float(info.eps) * scale + float(info.smallest_subnormal)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.where(error == 0, 0.0, error / unit)
+    def _in_units(self, error, scale, dtype):
+        info = ml_dtypes.finfo(dtype)
+        unit = float(info.eps) * scale + float(info.smallest_subnormal) * self.largest_input
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.where(error == 0, 0.0, error / unit)
 
 
 def yardstick(loss: Loss, *args, cotangent=1.0, rng=None, **kwargs) -> Yardstick:
@@ -63,12 +64,14 @@ def yardstick(loss: Loss, *args, cotangent=1.0, rng=None, **kwargs) -> Yardstick
     moving = tuple(name for name, given in call.arguments.items() if given is not None and is_real(loss, name))
     sizes = {name: _sizes(loss, call, name) for name in moving}
 
+    largest = max([1.0, *(float(np.max(abs(size), initial=0.0)) for size in sizes.values())])
     terms, term_scale = _terms(loss, call, moving, sizes)
     if not loss.differentiable:
-        return Yardstick(terms, (), term_scale, (), (), ())
+        return Yardstick(terms, (), term_scale, (), (), (), largest)
     exact, bits = with_precision(lambda: Evaluation(loss, call, call.given).gradients())
     scales = _gradient_scales(loss, call, moving, sizes, exact, bits, rng)
-    return Yardstick(terms, tuple(Enclosure(g) for g in exact), term_scale, scales, call.given, _kinks(loss, call))
+    gradients = tuple(Enclosure(g) for g in exact)
+    return Yardstick(terms, gradients, term_scale, scales, call.given, _kinks(loss, call), largest)
 
 
 def _sizes(loss: Loss, call: Call, name: str) -> np.ndarray:
