@@ -34,7 +34,6 @@ $(VENV)/with-%: pyproject.toml | $(VENV)/created
 	@touch $@
 
 FOR_VERIFY := $(VENV)/with-cuda
-FOR_LINT := $(VENV)/with-lint
 FOR_TEST := $(VENV)/with-cuda-docs-notebooks-peers-test
 FOR_DOCS := $(VENV)/with-docs
 FOR_NOTEBOOKS := $(VENV)/with-notebooks
@@ -47,30 +46,24 @@ verify: $(FOR_VERIFY)  ## the main job: value and gradient of every loss, on eve
 	$(BIN)/lossref verify
 
 # Cheap first; the summary of the test suite comes last.
-test: lint types simulator mutation docs suite  ## lint, types, simulator, mutations, docs with notebooks, all tests
+test: lint types docs suite  ## everything that must hold: lint, types, docs with notebooks, all tests
 
 # ── parts of `make test`, each a target of its own ──────────────────────────────────────────────────────────────
 
-lint types simulator mutation suite: $(FOR_TEST)
+.PHONY: lint types docs suite
+lint types suite: $(FOR_TEST)
 docs: $(if $(filter test,$(MAKECMDGOALS)),$(FOR_TEST),$(FOR_DOCS))
 
-.PHONY: lint types simulator mutation docs suite
 lint:  ## ruff
 	$(BIN)/ruff check .
 
 types:  ## mypy
 	$(BIN)/mypy
 
-simulator:  ## the CUDA kernels in Numba's simulator (no GPU needed)
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/cuda/simulated -q -n 2
-
-mutation:  ## break every gradient in ten ways; the registry's tests must notice each
-	$(BIN)/python tests/mutation.py
-
-docs:  ## the Sphinx site, notebooks executed, warnings as errors
+docs:  ## the Sphinx site: notebooks executed, warnings are errors
 	$(BIN)/python docs/build.py
 
-suite:  ## pytest with coverage, peers included
+suite:  ## pytest with coverage; with the peers, the CUDA kernels in Numba's simulator, the mutations, the wheel
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 # ── the rest ────────────────────────────────────────────────────────────────────────────────────────────────────

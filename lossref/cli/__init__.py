@@ -55,7 +55,7 @@ def show(name: Annotated[str, typer.Argument(help="The name of a loss, as `lossr
 @app.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Which paths work on this machine, and what to do about those that do not."""
-    from .doctor import print_examination
+    from .examination import print_examination
 
     print_examination(json)
 
@@ -76,6 +76,6 @@ def verify(
     Errors are in units of the yardstick: how far the answer moves when every input, and the answer itself, moves by
     one rounding. The exit status is 1 if any check fails. Without a GPU the CUDA path runs in Numba's simulator.
     """
-    from .verify import verify_losses
+    from .checking import verify_losses
 
     raise typer.Exit(verify_losses(loss, family, path, dtype, json, seed))

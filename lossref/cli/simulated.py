@@ -72,13 +72,13 @@ def run_tiny_computation() -> dict:
 
 def _answer(request: dict) -> Iterator[dict]:
     if request["what"] == "tiny":
-        from .doctor import tiny_computation
+        from .examination import tiny_computation
 
         yield tiny_computation("cuda")
         return
     from lossref.exact import verification
 
-    from .verify import outcome
+    from .checking import outcome
 
     for check in verification.plan(request["losses"], ["cuda"], request["dtypes"]):
         yield asdict(outcome(check, request["seed"]))

@@ -31,7 +31,8 @@ def known(kind: str, name: str, names: Iterable[str]) -> str:
     if name in names:
         return name
     wanted = name.lower().replace("-", "_")
-    close = [other for other in names if wanted and wanted in other]
+    close = get_close_matches(wanted, names, n=1, cutoff=0.85)
+    close += [other for other in names if wanted and wanted in other and other not in close]
     close += [other for other in get_close_matches(wanted, names, n=4) if other not in close]
     if close:
         usage_error(f"there is no {kind} {name!r}. Did you mean: {', '.join(close)}?")
