@@ -64,7 +64,7 @@ docs:  ## the Sphinx site: notebooks executed, warnings are errors
 	$(BIN)/python docs/build.py
 
 suite:  ## pytest with coverage; with the peers, the CUDA kernels in Numba's simulator, the mutations, the wheel
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
 
 # ── the rest ────────────────────────────────────────────────────────────────────────────────────────────────────
 

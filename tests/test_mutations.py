@@ -81,7 +81,7 @@ def caught_by(mutant):
     return None
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in LOSSES])
 def test_the_registry_catches_every_mutation(name):
     assert caught_by(Mutant(LOSSES[name], UNBROKEN)) is None, "being caught must mean something"
     escaped = [mutation for mutation in MUTATIONS if caught_by(Mutant(LOSSES[name], mutation)) is None]

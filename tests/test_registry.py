@@ -11,21 +11,30 @@ from hypothesis import strategies as st
 
 import lossref as lr
 from lossref.core.declarations import RealNumber
-from lossref.exact.verification import DTYPES, VALUE_LIMIT, case_set, plan, run
+from lossref.exact.verification import DTYPES, VALUE_LIMIT, Check, case_set, run
 
 LOSSES = lr.losses()
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-every_reducible_loss = pytest.mark.parametrize(
-    "loss", [loss for loss in LOSSES.values() if loss.reducible], ids=[n for n, l in LOSSES.items() if l.reducible]
+
+
+def over(losses, *more):
+    """One test per loss (and path), all of a loss in one process: the exact layer's answers are shared."""
+    return [
+        pytest.param(loss, *rest, id="-".join([loss.name, *map(str, rest)]), marks=pytest.mark.xdist_group(loss.name))
+        for loss in losses
+        for rest in (more[0](loss) if more else [()])
+    ]
+
+
+every_loss = pytest.mark.parametrize("loss", over(LOSSES.values()))
+every_reducible_loss = pytest.mark.parametrize("loss", over(l for l in LOSSES.values() if l.reducible))
+every_differentiable_loss = pytest.mark.parametrize("loss", over(l for l in LOSSES.values() if l.differentiable))
+every_loss_and_path = pytest.mark.parametrize(
+    "loss, path", over(LOSSES.values(), lambda l: [(p,) for p in ("numpy", "numba") if p in l.paths])
 )
-every_differentiable_loss = pytest.mark.parametrize(
-    "loss",
-    [loss for loss in LOSSES.values() if loss.differentiable],
-    ids=[n for n, l in LOSSES.items() if l.differentiable],
+every_check = pytest.mark.parametrize(
+    "loss, path, dtype",
+    over(LOSSES.values(), lambda l: [(p, d) for p in ("numpy", "numba") if p in l.paths for d in DTYPES]),
 )
-PAIRS = [(loss, path) for loss in LOSSES.values() for path in ("numpy", "numba") if path in loss.paths]
-every_loss_and_path = pytest.mark.parametrize("loss, path", PAIRS, ids=[f"{l.name}-{p}" for l, p in PAIRS])
-CHECKS = plan(paths=("numpy", "numba"))
 
 
 def rng_for(loss, salt=0):
@@ -58,9 +67,9 @@ def terms_options(loss):
 # -- right ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=[f"{c.loss}-{c.path}-{c.dtype}" for c in CHECKS])
-def test_value_and_gradient_within_the_yardstick_of_the_exact_layer(check):
-    result = run(check)
+@every_check
+def test_value_and_gradient_within_the_yardstick_of_the_exact_layer(loss, path, dtype):
+    result = run(Check(loss.name, path, dtype))
     assert result.cases > 0
     assert result.verdict == "ok", result
 
@@ -318,8 +327,7 @@ def test_empty_batches_and_batches_of_one(loss, rows):
 
 
 def symmetric(symmetry):
-    chosen = {n: l for n, l in LOSSES.items() if symmetry in l.symmetries}
-    return pytest.mark.parametrize("loss", chosen.values(), ids=chosen.keys())
+    return pytest.mark.parametrize("loss", over(l for l in LOSSES.values() if symmetry in l.symmetries))
 
 
 searching = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

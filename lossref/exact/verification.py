@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -140,7 +140,7 @@ def errors(loss: Loss, case: Case, dtype) -> tuple[float, float | None]:
     return value_error, float(max(worst))
 
 
-@lru_cache(maxsize=8)
+@cache
 def case_set(name: str, dtype: str, seed: int) -> tuple[Case, ...]:
     """The cases of a loss in a dtype: random options, hard inputs, real data. Shared by all paths."""
     loss = losses()[name]

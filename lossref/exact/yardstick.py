@@ -3,10 +3,10 @@
     allowed = k · eps · (|exact| + Σ_j |∂exact/∂x_j · x_j|)
 
 The sum is how much the answer moves when every input moves by one rounding; no code that sees rounded inputs can do
-better. The smallest subnormal is added, times the largest input that it may meet: a probability that underflows is off
-by so much. Inputs are all real arguments, numbers included. For a shift-invariant loss x_j counts from its row's maximum:
-otherwise a common offset would excuse any error. Errors are reported in units of ``eps · (…)``; k ≤ 4 is the aim for
-values, k ≤ 8 for gradients.
+better. Inputs are all real arguments, numbers included. For a shift-invariant loss x_j counts from its row's maximum:
+otherwise a common offset would excuse any error. The smallest subnormal is added, times the largest input that it may
+meet: a probability that underflows is off by so much. Errors are reported in units of ``eps · (…)``; k ≤ 4 is the aim
+for values, k ≤ 8 for gradients.
 """
 
 from __future__ import annotations
