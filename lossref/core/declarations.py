@@ -175,6 +175,15 @@ def _as_array(name: str, value, expected: str) -> np.ndarray:
     return array
 
 
+def _on_device(name: str, value, kinds: str, expected: str):
+    """A device array as it is, if its dtype can be seen and is of one of these kinds (or cannot be seen)."""
+    interface = getattr(value, "__cuda_array_interface__", None)
+    dtype = interface["typestr"] if interface else getattr(value, "dtype", None)
+    if isinstance(dtype, (str, np.dtype)) and np.dtype(dtype).kind not in kinds:
+        raise TypeError(message(name, expected, f"dtype {np.dtype(dtype)}"))
+    return value
+
+
 def is_floating(dtype) -> bool:
     dtype = np.dtype(dtype)
     return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
@@ -217,7 +226,7 @@ class RealNumber(Declaration):
 
     def check_dtype(self, name, value, context):
         if context.device:
-            return value
+            return _on_device(name, value, "fV", f"a {self.kind()} array {self.shape_text}")  # V: bfloat16
         array = _as_array(name, value, f"a {self.kind()} array {self.shape_text}")
         return np.ascontiguousarray(array, context.dtype).reshape(array.shape)
 
@@ -354,7 +363,7 @@ class Whole(Declaration):
 
     def check_dtype(self, name, value, context):
         if context.device:
-            return value
+            return _on_device(name, value, "iu", f"an array of integers {self.shape_text}")
         return _integers(name, value, f"an array of integers {self.shape_text}")
 
     def check_values(self, name, array, context):
@@ -414,7 +423,7 @@ class ClassLabels(Declaration):
 
     def check_dtype(self, name, value, context):
         if context.device:
-            return value
+            return _on_device(name, value, "iu", f"an array of integer labels {self.shape_text}")
         return _integers(name, value, f"an array of integer labels {self.shape_text}")
 
     def check_values(self, name, array, context):
@@ -484,7 +493,7 @@ class BooleanMask(Declaration):
 
     def check_dtype(self, name, value, context):
         if context.device:
-            return value
+            return _on_device(name, value, "b", f"a boolean array {self.shape_text}")
         array = _as_array(name, value, f"a boolean array {self.shape_text}")
         if array.dtype != bool:
             raise TypeError(message(name, f"a boolean array {self.shape_text}", f"dtype {array.dtype}"))
@@ -572,7 +581,7 @@ class Choice(Declaration):
         if not isinstance(value, str):
             raise TypeError(message(name, self.kind(), value))
         if value not in self.words:
-            raise ValueError(message(name, self.kind(), value))
+            raise ValueError(message(name, self.kind(), plain(value)))
         return value
 
     def random(self, rng, sizes, values):

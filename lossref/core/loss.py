@@ -57,7 +57,7 @@ def is_device_array(x) -> bool:
     """Whether x lives on a CUDA device."""
     if isinstance(x, np.ndarray):
         return False
-    if hasattr(x, "__cuda_array_interface__"):
+    if hasattr(x, "__cuda_array_interface__") or hasattr(x, "copy_to_host"):  # the latter: Numba's simulator too
         return True
     return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == 2  # kDLCUDA
 
@@ -183,7 +183,7 @@ class Loss(Examples):
     def path(self, name: str) -> Loss:
         """The same loss on another path: "numpy", "numba" or "cuda"."""
         if name not in self.paths:
-            raise ValueError(message("path", " or ".join(map(repr, self.paths)) + f" for {self.name}", name))
+            raise ValueError(message("path", " or ".join(map(repr, self.paths)) + f" for {self.name}", plain(name)))
         other = object.__new__(Loss)
         other.__dict__.update(self.__dict__, path_name=name)
         return other
@@ -482,7 +482,7 @@ def _beside(weights, gradient):
 
 def _check_reduction(reduction, divisor) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(message("reduction", " or ".join(map(repr, REDUCTIONS)), reduction))
+        raise ValueError(message("reduction", " or ".join(map(repr, REDUCTIONS)), plain(reduction)))
     if divisor is None:
         return
     if reduction != "mean":
