@@ -22,7 +22,7 @@ from lossref.primitives import sech_squared, soft_cap, softmax_row
 
 @loss(
     of="logits",
-    paper=Paper("Gemma 2 (soft-capping); PaLM (z-term)", 2022, "arXiv:2204.02311"),
+    paper=Paper("PaLM: Scaling Language Modeling with Pathways (the z-term)", 2022, "arXiv:2204.02311"),
     symmetries={
         "shift": ("softcap", "z_loss_weight"),
         "class permutation": ("weight", "ignore_index"),
@@ -62,7 +62,7 @@ def cross_entropy(
     label_smoothing
         The share ε of the target that is spread over all classes.
     softcap
-        The bound c on the size of a logit, none by default.
+        The bound c on the size of a logit, none by default; Gemma 2 (arXiv:2408.00118) takes 30.
     z_loss_weight
         The weight ζ of the squared log-normaliser, which keeps it near 0.
 
