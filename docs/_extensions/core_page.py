@@ -64,6 +64,4 @@ def core_page() -> str:
 
 def arithmetic() -> list[str]:
     exported = {name: getattr(lossref.core, name) for name in lossref.core.__all__}
-    return [
-        n for n, f in exported.items() if inspect.isfunction(f) and f.__module__ == "lossref.core.arithmetic"
-    ]
+    return [n for n, f in exported.items() if inspect.isfunction(f) and f.__module__ == "lossref.core.arithmetic"]

@@ -22,6 +22,7 @@ from core_page import core_page
 from loss_plots import draw
 from markup import code, escape, indented, table, title
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
 import lossref
@@ -177,11 +178,7 @@ def accuracy(loss: Loss, measured: dict | None) -> str:
     where = ", ".join(str(machine[key]) for key in ("cpu", "system") if machine.get(key))
     versions = ", ".join(f"{name} {v}" for name, v in machine.get("versions", {}).items() if v)
     header = ["path", "dtype", "cases", "value", "gradient", "verdict"]
-    return (
-        text
-        + table(header, rows, "25 15 15 15 15 15")
-        + f"\nMeasured on {escape(where)} with {escape(versions)}.\n"
-    )
+    return text + table(header, rows, "25 15 15 15 15 15") + f"\nMeasured on {escape(where)} with {escape(versions)}.\n"
 
 
 def accuracy_row(row: dict) -> list[str]:
@@ -238,17 +235,13 @@ def page(loss: Loss, picture: str, measured: dict | None) -> str:
     else:
         blocks.append(code(without_docstring(loss.gradient_rule)))
         if "cotangent" in inspect.signature(loss.gradient_rule).parameters:
-            blocks.append(
-                "The rule receives the cotangent of the terms and returns the vector-Jacobian product.\n"
-            )
+            blocks.append("The rule receives the cotangent of the terms and returns the vector-Jacobian product.\n")
     shared = private_parts(loss)
     if shared:
         blocks += ["Used by these:\n", code("\n\n".join(source.rstrip() + "\n" for source in shared))]
     constants = held_constant(loss)
     if constants:
-        blocks.append(
-            f"Held constant (to differentiation, as the definition demands): {', '.join(constants)}.\n"
-        )
+        blocks.append(f"Held constant (to differentiation, as the definition demands): {', '.join(constants)}.\n")
     if loss.kinks_rule is not None:
         blocks += ["Where the derivative does not exist and the gradient is a convention:\n"]
         blocks.append(code(without_docstring(loss.kinks_rule)))
@@ -349,15 +342,12 @@ def papers_page(losses: dict[str, Loss]) -> str:
         url = members[0].paper.url
         link = f"`{escape(name)} <{url}>`__" if url else f"*{escape(name)}*"
         what = ", ".join(
-            f":ref:`{m.name} <loss-{m.name}>`"
-            + (f" (Eq. {escape(m.paper.equation)})" if m.paper.equation else "")
+            f":ref:`{m.name} <loss-{m.name}>`" + (f" (Eq. {escape(m.paper.equation)})" if m.paper.equation else "")
             for m in members
         )
         rows.append([str(year), link, escape(reference), what])
     text = "The papers that the losses come from, the newest first. Textbook functions have none.\n"
-    return "\n".join(
-        [title("Papers", "="), text, table(["year", "paper", "where", "losses"], rows, "8 42 20 30")]
-    )
+    return "\n".join([title("Papers", "="), text, table(["year", "paper", "where", "losses"], rows, "8 42 20 30")])
 
 
 def adding_page() -> str:
@@ -426,10 +416,13 @@ def generate(app: Sphinx) -> None:
         for loss in members:
             plot = target / family / f"{loss.name}.svg"
             stamp, known = fingerprint(loss), stamps.get(loss.name, {})
-            if known.get("stamp") != stamp or (known.get("caption") and not plot.exists()):
-                plot.parent.mkdir(parents=True, exist_ok=True)
-                known = stamps[loss.name] = {"stamp": stamp, "caption": draw(loss, plot)}
-            write(plot.with_suffix(".rst"), page(loss, known["caption"], measured))
+            try:
+                if known.get("stamp") != stamp or (known.get("caption") and not plot.exists()):
+                    plot.parent.mkdir(parents=True, exist_ok=True)
+                    known = stamps[loss.name] = {"stamp": stamp, "caption": draw(loss, plot)}
+                write(plot.with_suffix(".rst"), page(loss, known["caption"], measured))
+            except Exception as problem:
+                raise ExtensionError(f"the page of {loss.name} cannot be made", problem) from problem
             kept |= {plot, plot.with_suffix(".rst")}
     write(target / "index.rst", index_page(families))
     write(target / "papers.rst", papers_page(losses))

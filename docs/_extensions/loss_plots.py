@@ -118,12 +118,6 @@ def draw(loss: Loss, target: Path) -> str:
             axes.axhline(0, color="0.6", linewidth=0.7, zorder=0)
         FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None})
     sums = (
-        "The sum of the terms"
-        if loss.reducible
-        else "The sum of the entries"
-        if np.ndim(loss(**case))
-        else "The value"
+        "The sum of the terms" if loss.reducible else "The sum of the entries" if np.ndim(loss(**case)) else "The value"
     )
-    return (
-        f"{sums}, and its derivative, while ``{label}`` moves and everything else of a random example stays."
-    )
+    return f"{sums}, and its derivative, while ``{label}`` moves and everything else of a random example stays."
