@@ -6,10 +6,19 @@ import numpy as np
 from lossref.core import at, label_mask, total, where
 
 
-def gaps(scores, labels, margin):
+def above_label(scores, labels):
+    """x_k - x_y, before a margin is added: so a common offset changes nothing."""
+    return scores - at(scores, labels)[:, None]
+
+
+def gaps(above, labels, margin):
     """The gaps q_k = x_k - x_y + margin, and 0 at the label y itself."""
-    difference = scores - at(scores, labels)[:, None]  # before the margin: a common offset changes nothing
-    return where(label_mask(labels, scores.shape[1]), 0, difference + margin)
+    return where(label_mask(labels, above.shape[1]), 0, above + margin)
+
+
+def shifted_gaps(above, labels, margin):
+    """q_k - margin: what a softmax of the gaps needs, with the other classes' differences as exact as they came."""
+    return where(label_mask(labels, above.shape[1]), -margin, above)
 
 
 def pull_of(push, labels):
