@@ -22,8 +22,8 @@ extensions = [
     "loss_pages",
 ]
 exclude_patterns = ["_build", "_extensions", "losses/plots.json", "**/.ipynb_checkpoints"]
-nitpicky = False
 root_doc = "index"
+highlight_language = "none"  # a block that names no language is no Python
 smartquotes = False  # reduction="none" is code, also in prose
 
 # Mathematics is rendered while building: pages hold plain HTML, need no script and no network.
