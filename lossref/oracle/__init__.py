@@ -9,7 +9,7 @@
 from importlib import import_module as _import_module
 
 _WHERE = {
-    "check": "check",
+    "check": "verdict",
     "Report": "report",
     "Finding": "report",
     "Rejected": "report",

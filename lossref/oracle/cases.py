@@ -80,6 +80,25 @@ def case_set(scope: Scope) -> Iterator[Case]:
             yield case
 
 
+def invalid_cases(scope: Scope) -> Iterator[Case]:
+    """Masses that are negative though their logarithm is taken."""
+    maker = _Maker(scope)
+    for name in maker.real:
+        if not isinstance(maker._declaration(name), Distribution):
+            continue
+        case = maker.example(None, maker._named_sizes((3, 3)))
+        if case is None or np.ndim(case.arguments[name]) < 1:
+            continue
+        negative = np.full(np.shape(case.arguments[name]), 1.2 / max(np.shape(case.arguments[name])[-1] - 1, 1))
+        negative[..., 0] = -0.2
+        arguments = {
+            n: np.asarray(v).astype(scope.dtype) if v is not None and scope.loss.arguments[n].is_array and is_real(scope.loss, n) else v
+            for n, v in case.arguments.items()
+        }
+        arguments[name] = negative.astype(scope.dtype)
+        yield replace(case, name=f"negative masses in {name}", kind="invalid", arguments=arguments)
+
+
 class _Maker:
     def __init__(self, scope: Scope):
         self.scope, self.loss = scope, scope.loss
@@ -91,6 +110,8 @@ class _Maker:
         self.dims = list(dict.fromkeys(d for a in self.loss.arguments.values() if a.is_array and a.required
                                        for d in a.declaration.dims.split()))  # fmt: skip
         self.shift = "shift" in self.loss.symmetries
+        # Where each term depends on one entry, there is no row in which a class could be masked.
+        self.elementwise = self.loss.reducible and self.loss.returns == "..."
 
     def _declaration(self, name: str):
         return self.loss.arguments[name].declaration
@@ -133,8 +154,13 @@ class _Maker:
                 if is_real(self.loss, name):
                     with np.errstate(all="ignore"):
                         value = value.astype(dtype)
+                    if self.elementwise and np.isneginf(value.astype(np.float64)).any():
+                        return None
                     if np.isinf(value.astype(np.float64)).any() and not getattr(argument.declaration, "masked", False):
                         return None
+                mixed = argument.declaration.dims.split() if "..." in argument.declaration.dims.split() else []
+                if len(mixed) > 1 and value.ndim > len(mixed) or (len(self.dims) > 1 and mixed == ["..."] and value.ndim > 1):
+                    return None  # batches of more than one axis are the caller's to flatten
             arguments[name] = value
         arguments = self._without_ignored(arguments)
         try:
@@ -195,6 +221,7 @@ class _Maker:
         yield from self.offsets()
         yield from self.declared_hard()
         yield from self.edges()
+        yield from self.no_entries()
         yield from self.masked()
         yield from self.excluded()
         yield from self.ignored()
@@ -231,9 +258,12 @@ class _Maker:
 
     def _named_sizes(self, shape) -> dict:
         """Sizes for the named dimensions in turn: few enough that exact arithmetic is quick."""
-        if "..." in self.dims or len(self.dims) > 2:
-            return {}
-        return dict(zip(self.dims, shape, strict=False))
+        if self.dims == ["..."]:
+            return {"...": tuple(shape)}
+        if "..." in self.dims:
+            rest = [d for d in self.dims if d != "..."]
+            return {"...": (shape[0],), **dict(zip(rest, (shape[1], 4, 3), strict=False))}
+        return dict(zip(self.dims, shape, strict=False)) if len(self.dims) <= 2 else {}
 
     def leads(self) -> Iterator[Case]:
         """One entry ahead of its row by little, by much, by very much: the blind band and both of its ends."""
@@ -242,6 +272,7 @@ class _Maker:
         blind, gone = -np.log(eps), -np.log(tiny) - 2.0
         leads = [0.0, 1.0, 2.0, 4.0, *np.linspace(5.0, 1.3 * blind, 9), *np.linspace(1.5 * blind, gone, 5)]
         leads = sorted({float(np.rint(4 * lead) / 4) for lead in leads if lead <= gone})
+        leads += [float(np.rint(1.3 * gone)), float(np.rint(1.6 * gone))]  # e^-lead is 0 there
         for name in self.free:
             scale = self._declaration(name).scale
             steps = np.array(leads) * scale
@@ -354,7 +385,7 @@ class _Maker:
                 for other in self.real:
                     if other != n and base[other].shape == base[n].shape:
                         yield made(f"{n} equal to {other}", {n: base[other]})
-                        if isinstance(self._declaration(other), BinaryTargets):
+                        if (interval.low, interval.high) == (0, 1) and self._declaration(other).interval == interval:
                             yield made(f"{n} and {other} 0 everywhere", {n: base[n] * 0, other: base[n] * 0})
                             yield made(f"{n} tiny and {other} 0", {n: base[n] * 0 + 2.0**-12, other: base[n] * 0})
                             yield made(f"{n} and {other} 1 everywhere", {n: base[n] * 0 + 1, other: base[n] * 0 + 1})
@@ -363,12 +394,27 @@ class _Maker:
                     twice[1] = twice[0]
                     yield made(f"two equal rows in {n}", {n: twice})
 
+    def no_entries(self) -> Iterator[Case]:
+        """Rows whose length is said to be 0."""
+        for name, argument in self.loss.arguments.items():
+            declaration = argument.declaration
+            if not (isinstance(declaration, Whole) and argument.is_array and declaration.low == 0):
+                continue
+            if not argument.required and not self.scope.takes(name):
+                continue
+            for _ in range(2):
+                case = self.example({} if argument.required else {name: ...})
+                if case is not None and np.size(case.arguments[name]):
+                    lengths = np.array(case.arguments[name])
+                    lengths.flat[0] = 0
+                    yield replace(case, name=f"{name} 0 in one row", kind="edge", arguments={**case.arguments, name: lengths})
+
     def masked(self) -> Iterator[Case]:
         """Classes that cannot occur: -inf at the beginning, at the end, everywhere but once."""
         for name in self.free:
             declaration = self._declaration(name)
             dims = (declaration.dims or "").split()
-            if not declaration.masked or not (len(dims) == 2 or dims == ["..."]):
+            if not declaration.masked or not (len(dims) == 2 or dims == ["..."]) or self.elementwise:
                 continue
             for width in (3, 8, 11):
                 column = np.arange(width)
@@ -384,6 +430,9 @@ class _Maker:
                 arguments = {**case.arguments, name: np.where(keep, case.arguments[name], -np.inf)}
                 for label in self.required_labels:
                     arguments[label] = np.array([np.flatnonzero(row)[-1] for row in keep])
+                for other in self.real:  # no target on a class that cannot occur
+                    if other != name and np.shape(arguments[other]) == shape and self._declaration(other).interval.low == 0:
+                        arguments[other] = (np.arange(width) == [[np.flatnonzero(row)[-1]] for row in keep]) * 1.0
                 yield replace(case, name=f"some of {width} entries masked with -inf", kind="mask", arguments=arguments,
                               tags={"masked": True})  # fmt: skip
 
@@ -481,9 +530,9 @@ class _Maker:
         for dim in self.dims:
             for size in chosen:
                 if dim == "...":
-                    sizes = {"...": (2, size)}
+                    sizes = {"...": (2, size) if self.dims == ["..."] else (size,), **{d: 3 for d in self.dims if d != dim}}
                 else:
-                    sizes = {d: 2 if d != dim else size for d in self.dims}
+                    sizes = {d: (2 if d != "..." else (2,)) if d != dim else size for d in self.dims}
                     if len(self.dims) == 2 and dim == self.dims[0]:
                         sizes[self.dims[1]] = 3
                 case = self.example(None, sizes)

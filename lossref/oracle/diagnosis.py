@@ -14,8 +14,8 @@ from lossref.core.declarations import RealNumber
 from lossref.core.errors import plain
 
 from .cases import Case
-from .judging import Failure, Judge, _finite
-from .truth import LONG, terms_shape, truth, widened
+from .judging import Failure, Judge
+from .truth import LONG, terms_shape, widened
 
 FORMS = {
     "p-minus-one": "minus the sum of the other probabilities at the label, instead of p - 1",
@@ -36,6 +36,7 @@ FORMS = {
     "strides-ignored": "use the strides of every array, or copy to contiguous memory first",
     "input-overwritten": "write into a new array, or say in the name that the input is destroyed",
     "option-ignored": "forward the option to where the loss is computed, or refuse it",
+    "option-misused": "the loss's own definition of the option, alone and together with the others",
     "option-default": "`if option is None`, not `option or default`: 0 is a value",
     "cancellation": "rearrange the difference so that the small part is computed by itself",
     "shape": "one number for mean and sum, one per term for none; gradients in the shape of their argument",
@@ -65,8 +66,8 @@ class _Examination:
             return Diagnosis("shape" if failure.problem.startswith("shape") else "raises", failure.problem)
         tests = [self.view, self.not_finite]
         if failure.severity == "wrong":
-            tests += [self.sign, self.large, self.options, self.reductions, self.cotangents, self.masks, self.tiles,
-                      self.labels, self.floor, self.options_as_if, self.own_value, self.offset]  # fmt: skip
+            tests += [self.sign, self.large, self.options, self.reductions, self.cotangents, self.masks, self.labels,
+                      self.options_as_if, self.tiles, self.floor, self.neutral, self.company, self.own_value, self.offset]  # fmt: skip
         else:
             tests += [self.offset, self.floor, self.digits, self.lost]
         for test in tests:
@@ -85,11 +86,13 @@ class _Examination:
         if other.shape != self.got.shape or not other.size:
             return False
         with np.errstate(all="ignore"):
-            allowed = self.failure.coarse + 64 * self.judge.eps * np.abs(other)
+            off = np.abs(self.got - self.want)
+            most = np.max(off[np.isfinite(off)], initial=0.0)
+            rounding = 64 * self.failure.unit + 64 * self.judge.eps * np.abs(other)
+            allowed = np.minimum(self.failure.coarse + 64 * self.judge.eps * np.abs(other), 0.03 * most + rounding)
             near = np.abs(self.got - other) <= allowed
             near |= (self.got == other) | (np.isnan(self.got) & np.isnan(other))
-            same_as_truth = np.abs(other - self.want) <= allowed
-        return bool(near.all() and not same_as_truth.all())
+        return bool(near.all() and (off > 4 * allowed).any())
 
     def as_if(self, arguments: dict, reduction=None, cotangent=None, divisor=None):
         """The library's own result, in float64, for changed arguments."""
@@ -150,11 +153,14 @@ class _Examination:
         if self.matches(-self.want):
             return Diagnosis("wrong-sign", "minus the right answer")
 
+    def elsewhere(self, kind: str) -> bool:
+        """Whether the same quantity is wrong on cases of another kind, too."""
+        return any(f.severity == "wrong" and f.quantity == self.failure.quantity and f.case.kind != kind for f in self.all)
+
     def large(self):
         if self.case.kind != "large":
             return None
-        smaller = {f.case.name for f in self.all if f.severity == "wrong" and f.case.kind == "ordinary"}
-        if smaller:
+        if self.elsewhere("large"):
             return None
         index = np.argwhere(self.failure.failing)
         shape = self.case.tags["shape"]
@@ -286,22 +292,38 @@ class _Examination:
         return None
 
     def tiles(self):
-        if self.case.kind != "size":
+        if (tile := self._tile()) is not None:
+            dim, size = tile
+            own = self.case.tags.get("size") if self.case.kind == "size" else self._size(dim)
+            if own is not None and own % size and self.case.tags.get("dim", dim) == dim:
+                return Diagnosis("tail-of-a-tile", f"wrong where {dim} is not a multiple of {size}: padding of the last tile enters the result")
+        if self.case.kind != "size" or self.elsewhere("size"):
             return None
         dim = self.case.tags["dim"]
-        failed = {f.case.tags["size"] for f in self.all if f.case.kind == "size" and f.severity == "wrong"
-                  and f.case.tags["dim"] == dim and f.quantity == self.failure.quantity}  # fmt: skip
-        from .cases import QUICK_SIZES, TILE_SIZES
+        failed = self._failed_sizes(dim)
+        return Diagnosis("tail-of-a-tile", f"wrong for {dim} in {sorted(failed)}, right for the other sizes tried")
 
-        tried = QUICK_SIZES if self.judge.quick else TILE_SIZES
-        for tile in (256, 128, 64, 32, 16, 8, 4):
-            multiples = [s for s in tried if s % tile == 0]
-            if multiples and not failed & set(multiples) and len(failed) >= 2 and all(s in failed for s in tried if s % tile and s > tile):
-                return Diagnosis("tail-of-a-tile", f"wrong where {dim} is not a multiple of {tile}: padding of the last tile enters the result")
-        if failed and min(failed) > min(tried) and any(f.case.kind == "size" for f in self.all):
-            return Diagnosis("tail-of-a-tile", f"wrong for {dim} in {sorted(failed)}, right for other sizes")
-        if "near -20" in self.case.name:
-            return Diagnosis("tail-of-a-tile", f"wrong only for rows far below 0: something that counts as 0 enters the sum ({dim} = {sorted(failed)})")
+    def _size(self, dim: str):
+        try:
+            size = self.loss._bind((), self.case.arguments).context.size(dim)
+        except Exception:
+            return None
+        return size[-1] if isinstance(size, tuple) else size
+
+    def _failed_sizes(self, dim: str) -> set:
+        return {f.case.tags["size"] for f in self.all if f.case.kind == "size" and f.severity == "wrong"
+                and f.case.tags["dim"] == dim and f.quantity == self.failure.quantity}  # fmt: skip
+
+    def _tile(self):
+        """A dimension and a tile size such that multiples are right and nearly all others wrong."""
+        for dim in dict.fromkeys(f.case.tags["dim"] for f in self.all if f.case.kind == "size"):
+            failed = self._failed_sizes(dim)
+            tried = {o.case.tags["size"] for o in self.judge.outcomes if o.case.kind == "size" and o.case.tags["dim"] == dim}
+            for tile in (128, 64, 32, 16, 8, 4):
+                multiples = [s for s in tried if s % tile == 0]
+                others = [s for s in tried if s % tile and s < 2 * tile]
+                if multiples and not failed & set(multiples) and len(failed & set(others)) >= max(2, len(others) - 2):
+                    return dim, tile
         return None
 
     def labels(self):
@@ -328,7 +350,7 @@ class _Examination:
         """An epsilon inside a logarithm, or a clamp: the value stops at -log ε, or its tail is lifted by ε."""
         if self.failure.quantity != "value" or (self.failure.reduction != "none" and self.got.ndim):
             return None
-        records = [f for f in self.all if f.quantity == "value" and not f.problem and f.got.shape == f.want.shape]
+        records = [f for f in self.all if f.quantity == "value" and f.case.kind in ("lead", "hard") and not f.problem]
         caps, lifted = [], []
         for f in records:
             with np.errstate(all="ignore"):
@@ -351,42 +373,76 @@ class _Examination:
 
     def options_as_if(self):
         """The result of this loss with another value of an option."""
-        if self.case.ordinary is False:
-            return None
+        known = [h for h in self.judge.hypotheses if self._holds(*h, self)]
+        if known:
+            return self._named(*known[0])
         for name, argument in self.loss.arguments.items():
-            declaration = argument.declaration
-            if argument.is_array or argument.required or not isinstance(declaration, RealNumber):
+            if argument.is_array or argument.required or not isinstance(argument.declaration, RealNumber):
                 continue
-            now = self.case.arguments[name]
-            value = self._solve(name, now)
-            if value is None:
-                continue
-            said = plain(now)
-            slug = "option-default" if name not in self.case.passed else "option-ignored"
-            return Diagnosis(slug, f"the result is that of {name}={value:.6g} instead of {said}")
+            value = self._solve(name, self.case.arguments[name])
+            if value is not None:
+                self.judge.hypotheses.append((name, value))
+                return self._named(name, value)
         return None
 
+    def _named(self, name: str, value: float):
+        now = plain(self.case.arguments[name])
+        slug = "option-misused" if name in self.case.passed else "option-default"
+        return Diagnosis(slug, f"the result is that of {name}={value:.4g} instead of {now}")
+
+    @staticmethod
+    def _holds(name: str, value: float, examination) -> bool:
+        return examination.matches(examination.as_if({**examination.case.arguments, name: value}))
+
     def _solve(self, name: str, now) -> float | None:
-        """A value of an option that explains the result."""
+        """A value of an option that explains the result, here and on another case with the same options."""
         start = 1.0 if now is None else float(now)
-        tried = {1.0, 0.5, 0.0, 2 * start, start / 2, start**2, -start, 1 - start}
-        if start:
-            tried.add(1 / start)
-        low = self.as_if({**self.case.arguments, name: now if now is not None else 1.0})
+        tried = [1.0, 0.5, 0.0, 2 * start, start / 2, start**2, -start, 1 - start, *([1 / start] if start else [])]
         step = 1e-3 if start == 0 else start * 1e-3
+        low = self.as_if({**self.case.arguments, name: start})
         high = self.as_if({**self.case.arguments, name: start + step})
         with np.errstate(all="ignore"):
             if np.shape(high) == self.got.shape == np.shape(low):
-                slope = (high - low) / step
-                moves = ((self.got - low) / slope)[np.abs(slope) > 1e-6 * (1 + np.abs(low))]
-                if moves.size and np.all(np.isfinite(moves)) and np.ptp(moves) <= 0.02 * abs(np.mean(moves)):
-                    tried.add(start + float(np.mean(moves)))
-        for value in sorted(tried, key=lambda v: abs(v - start)):
-            if now is not None and abs(value - start) <= 1e-9 * (1 + abs(start)):
-                continue
-            if self.matches(self.as_if({**self.case.arguments, name: value})):
-                return value
+                slope, off = (high - low) / step, self.got - low
+                sound = np.isfinite(slope) & np.isfinite(off)
+                if sound.any() and (squares := np.sum(slope[sound] ** 2)) > 0:
+                    tried.append(start + float(np.sum(slope[sound] * off[sound]) / squares))
+        for value in tried:
+            if (now is None or abs(value - start) > 1e-9 * (1 + abs(start))) and self._holds(name, value, self):
+                others = [
+                    f for f in self.all
+                    if f.quantity == self.failure.quantity and f.case is not self.case and not f.problem and f.severity == "wrong"
+                    and f.case.arguments[name] == now and f.case.passed == self.case.passed and f.case.ordinary
+                ][:2]  # fmt: skip
+                if (others or self.got.size > 1) and all(self._holds(name, value, _Examination(self.judge, f, self.all)) for f in others):
+                    return value
         return None
+
+    def neutral(self):
+        """Right at the value of an option that hides where it is used."""
+        for name, argument in self.loss.arguments.items():
+            now = self.case.arguments[name]
+            if argument.is_array or argument.required or now is None or not isinstance(argument.declaration, RealNumber):
+                continue
+            if not self.judge.candidate.takes(name) or (self.judge.fixed is not None and name in self.judge.fixed):
+                continue
+            for value in (1.0, 0.5, 0.0):
+                passed = tuple(dict.fromkeys((*self.case.passed, name)))
+                if value != now and self.passes(arguments={**self.case.arguments, name: value}, passed=passed):
+                    return Diagnosis("option-misused", f"right at {name}={value:g}, wrong at {now:g}: {name} is not applied everywhere where it belongs, or where it does not")
+        return None
+
+    def company(self):
+        """Right without some option, or wrong only where two of them meet."""
+        if self.judge.fixed is not None:
+            return None
+        passed = [set(f.case.passed) for f in self.all if f.severity == "wrong" and f.quantity == self.failure.quantity]
+        common = set.intersection(*passed) if passed else set()
+        if not common:
+            return None
+        if len(common) == 1:
+            return Diagnosis("option-misused", f"wrong only with {', '.join(common)}: without it the result is right")
+        return Diagnosis("option-misused", f"wrong only where {' and '.join(sorted(common))} are given together; each alone is right")
 
     def own_value(self):
         """A gradient that is not the derivative of the candidate's own value."""
@@ -421,7 +477,9 @@ class _Examination:
         for dtype in narrower:
             eps = float(np.finfo(dtype).eps)
             got = self.got[self.failure.failing & (self.got != 0)]
-            if got.size >= 2 and np.all(got == got.astype(dtype)) and len(ordinary) >= 3:
+            want = self.want[self.failure.failing & (self.got != 0)]
+            rounded = got.size >= 2 and np.all(got == got.astype(dtype)) and np.all(np.abs(got - want) <= 8 * eps * np.abs(want))
+            if rounded and got.size >= 4 and len(ordinary) >= 3:
                 return Diagnosis("low-precision-accumulation", f"results have the digits of {np.dtype(dtype)} (rounding {eps:.2g}) although the input is {self.judge.dtype}")
         return None
 
@@ -460,4 +518,3 @@ def _any_real(case: Case, loss) -> np.ndarray:
 
 
 __all__ = ["FORMS", "Diagnosis", "diagnose"]
-_ = (_finite, truth)

@@ -12,8 +12,8 @@ from lossref.core.errors import plain
 from lossref.core.loss import REDUCTIONS, Loss, _call_with
 
 from .candidates import Candidate, as_array, as_gradients
-from .cases import Case, Scope, case_set, laid_out
-from .truth import LONG, Truth, epsilon, smallest, term_weights, terms_shape, truth, widened
+from .cases import Case, Scope, case_set, invalid_cases, laid_out
+from .truth import LONG, Truth, epsilon, is_real, smallest, term_weights, terms_shape, truth, widened
 
 VALUE_LIMIT, GRADIENT_LIMIT = 4.0, 8.0
 BESIDE_OURS = 2.5  # an error is allowed that lossref's own code makes in the same dtype, times this
@@ -88,7 +88,10 @@ class Judge:
         self.overwritten: dict[str, tuple[Case, str]] = {}
         self.typical: dict[tuple, tuple[float, float, float]] = {}
         self.cases_run = self.cases_skipped = self.calls = 0
+        self.hidden: list[tuple[Case, np.ndarray]] = []  # invalid inputs for which a number was returned
+        self.other_means: set[str] = set()
         self.inferred: str | None = None
+        self.hypotheses: list[tuple[str, float]] = []  # options and values that explained a wrong result
         optional = [n for n, a in loss.arguments.items() if not a.required]
         self.accepted = tuple(n for n in optional if candidate.takes(n))
         if self.fixed is not None:
@@ -105,7 +108,8 @@ class Judge:
         return Scope(self.loss, self.dtype, self.scope_accepted, fixed, self.seed, self.quick)
 
     def run(self, progress: Callable[[int, str], None] | None = None) -> None:
-        for number, case in enumerate(case_set(self.scope())):
+        scope = self.scope()
+        for number, case in enumerate(case_set(scope)):
             if progress is not None:
                 progress(number, case.name)
             for reduction in self.reductions(case):
@@ -114,6 +118,21 @@ class Judge:
                 except _Undecided:
                     self.cases_skipped += 1
                 self.cases_run += 1
+        for case in invalid_cases(scope):
+            self._judge_invalid(case)
+
+    def _judge_invalid(self, case: Case) -> None:
+        """Where the mathematics is undefined, a number is worse than NaN or an error."""
+        if not self.candidate.has_value:
+            return
+        self.cases_run += 1
+        try:
+            reduction = self.reduction_options(self.inferred or "mean")
+            got = as_array(self.candidate.value(self.fresh(case), case.passed, reduction))
+        except Exception:
+            return
+        if np.isfinite(got.astype(np.float64)).all():
+            self.hidden.append((case, got))
 
     def tried_options(self) -> tuple[str, ...]:
         names = self.scope_accepted if self.fixed is None else tuple(self.fixed)
@@ -169,6 +188,9 @@ class Judge:
         drawn = np.where(drawn == 0, 1, drawn) / 16
         if case.tags.get("uniform"):
             drawn = np.ones(drawn.shape)
+        if not self.loss.reducible:  # the derivative of an entry that stays -inf is nobody's business
+            with np.errstate(all="ignore"):
+                drawn = np.where(np.isfinite(np.asarray(self.loss(**widened(self.loss, case.arguments)))), drawn, 0)
         return np.asarray(drawn.astype(self.dtype).astype(np.float64))
 
     # -- one case --------------------------------------------------------------------------------------------------------
@@ -206,8 +228,8 @@ class Judge:
 
         try:
             found = truth(self.loss, case.arguments, reduction, divisor, cotangent)
-        except UndecidedError as undecided:
-            raise _Undecided from undecided
+        except (UndecidedError, ValueError, TypeError, ArithmeticError, IndexError) as undecided:
+            raise _Undecided from undecided  # nothing is said about an input whose truth is not known
         if any(np.any(k) for k in found.kinks):
             found = self._settled(case, reduction, divisor, cotangent, found)
         return found
@@ -242,7 +264,9 @@ class Judge:
         key = self._options_key(case)
         if key in self.typical:
             return
-        one = truth(self.loss, case.arguments, "none", None, np.ones(terms_shape(self.loss, case.arguments)))
+        shape = terms_shape(self.loss, case.arguments)
+        some = np.where(np.arange(int(np.prod(shape))).reshape(shape) % 3 == 1, -0.75, 1.0)
+        one = truth(self.loss, case.arguments, "none", None, some)
         largest = [np.max(_finite(part), initial=0.0) for part in (one.terms, *one.gradients)]
         moves = [np.max(_finite(part), initial=0.0) for part in (one.scale, *one.gradient_scales)]
         self.typical[key] = (
@@ -341,7 +365,11 @@ class Judge:
             return None, true
         return self._failure(case, reduction, "value", 0, got, want, unit, VALUE_LIMIT, coarse, failing, cotangent), true
 
-    def _judge_gradients(self, case, reduction, got, true: Truth, cotangent, record) -> list[Failure]:
+    def _judge_gradients(self, case, reduction, got, true: Truth, cotangent, record, retried=False) -> list[Failure]:
+        if len(got) > len(true.gradients):  # one for every real array, also for those that have no gradient here
+            every = [n for n, a in self.loss.arguments.items() if a.is_array and is_real(self.loss, n) and a.required]
+            if len(got) == len(every) and set(true.given) <= set(every):
+                got = tuple(got[every.index(n)] for n in true.given)
         if len(got) != len(true.gradients):
             if len(got) == 1 or len(got) > len(true.gradients):
                 return [self._misshapen(case, reduction, "grad", 0, got[0], true.gradients[0], cotangent)]
@@ -367,11 +395,19 @@ class Judge:
                 found.append(
                     self._failure(case, reduction, "grad", k, g, want, unit, GRADIENT_LIMIT, coarse, failing, cotangent)
                 )
+        if found and reduction == "mean" and not retried:
+            for other in self._other_means(case, true, cotangent):
+                # where the value cannot tell (it is 0), a mean that was seen to divide by something else may still do so
+                if self._divides(other) and not self._judge_gradients(case, reduction, got, other, cotangent, False, True):
+                    return []
         return found
 
     def _failure(self, case, reduction, quantity, k, got, want, unit, limit, coarse, failing, cotangent) -> Failure:
         beyond = failing & (distance(got, want) > coarse)
-        wrong = beyond if case.ordinary else beyond & self._obvious_is_right(case, reduction, want.shape)
+        wrong = beyond
+        if not case.ordinary:
+            lost = np.isfinite(want) & ~np.isfinite(got)  # an infinity or NaN in place of a number is not lost digits
+            wrong = beyond & (lost | self._obvious_is_right(case, reduction, want.shape))
         severity = WRONG if wrong.any() else INACCURATE
         return Failure(case, reduction, quantity, k, got, want, unit, limit, coarse, failing, severity, cotangent, wrong)
 
@@ -382,7 +418,8 @@ class Judge:
 
     def _see(self, case, reduction, quantity, units, limit, record) -> None:
         if record:
-            self.outcomes.append(Outcome(case, reduction, quantity, np.asarray(units, np.float64), limit))
+            with np.errstate(all="ignore"):
+                self.outcomes.append(Outcome(case, reduction, quantity, np.asarray(units, np.float64), limit))
 
     def _overflows(self, got, want) -> np.ndarray:
         """An infinity is right where the truth is beyond the dtype."""
@@ -500,23 +537,23 @@ class Judge:
 
     def _other_mean(self, case, got, true: Truth, cotangent, coarse, record) -> Truth | None:
         """A mean that divides by something else that people agree on."""
-        count = true.terms.size
-        if not count:
-            return None
-        kept = int(np.count_nonzero(term_weights(self.loss, case.arguments, "sum", None, 1.0)))
-        if self.loss.mean_factor_rule is None:
-            declared = np.count_nonzero(true.weights)
-            kept = min(kept, int(declared)) if declared else kept
-            kept = int(np.count_nonzero(np.asarray(true.terms) != 0)) if kept == count else kept
-        for meaning, divisor in (("all rows", count), ("kept rows", kept)):
-            if divisor <= 0:
-                continue
-            other = self._truth(case, "mean", float(divisor), cotangent)
+        for other in self._other_means(case, true, cotangent):
             if distance(got, other.value) <= VALUE_LIMIT * self._value_unit(case, other):
-                if record and self.declared["mean"] != meaning:
-                    self._note("mean-divides-by-" + meaning.replace(" ", "-"), case, f"a mean divides by {meaning}")
+                self.other_means.add(other.divides_by)
+                if record and self.declared["mean"] != other.divides_by:
+                    self._note("mean-divides-by-" + other.divides_by.replace(" ", "-"), case, f"a mean divides by {other.divides_by}")
                 return other
         return None
+
+    def _other_means(self, case, true: Truth, cotangent):
+        count = true.terms.size
+        kept = int(np.count_nonzero(true.weights))
+        for meaning, divisor in (("all rows", count), ("kept rows", kept)):
+            if divisor > 0 and self.loss.mean_factor_rule is None:
+                yield replace(self._truth(case, "mean", float(divisor), cotangent), divides_by=meaning)
+
+    def _divides(self, other: Truth) -> bool:
+        return other.divides_by in self.other_means or not self.candidate.has_value
 
 
 class _Undecided(Exception):

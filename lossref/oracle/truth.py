@@ -50,6 +50,7 @@ class Truth:
     given: tuple[str, ...]
     terms: np.ndarray
     weights: np.ndarray  # what each term counts in the value
+    divides_by: str = "declared"  # what a mean divides by
 
 
 def smallest(dtype) -> float:
@@ -156,6 +157,10 @@ def _terms(loss: Loss, arguments: dict, weights: np.ndarray) -> Terms:
 
 
 def compute_terms(loss: Loss, arguments: dict, weights: np.ndarray) -> Terms:
+    if weights.size == 0:
+        given = tuple(n for n in loss.of if arguments[n] is not None)
+        zeros = tuple(np.zeros(np.shape(arguments[n]), LONG) for n in given)
+        return Terms(weights.astype(LONG), weights, zeros, zeros, tuple(z.astype(bool) for z in zeros), given)
     entries = sum(np.size(v) for n, v in arguments.items() if v is not None and is_real(loss, n))
     if entries > EXACT_ENTRIES:
         return _extended(loss, arguments, weights)

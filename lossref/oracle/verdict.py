@@ -142,17 +142,24 @@ def _adapted(loss, value, grad, framework, dtype, options) -> Candidate:
 
 
 def _findings(judge: Judge) -> list[Finding]:
+    """One finding for each diagnosis, on the simplest input, made smaller."""
     found: list[Finding] = []
     for name, (case, quantity) in judge.overwritten.items():
         what = "a read-only array" if name == "read-only" else f"the argument {name}"
         text = f"{'computing the ' + ('value' if quantity == 'value' else 'gradient')} writes into {what} ({case.name}).\nbetter: {FORMS['input-overwritten']}"
         found.append(Finding("input-overwritten", "inputs", case.name, _inputs(case), message=text, severity=WRONG))
+    for case, got in judge.hidden[:1]:
+        text = (f"a number ({_text(got)}) for {case.name}, where the logarithm of a negative number is asked for: a sign error upstream "
+                f"would train silently.\nbetter: raise an error, or let NaN through")
+        found.append(Finding("invalid-input-hidden", "semantics", case.name, _inputs(case), got, float("nan"), float("inf"), 0.0, text, WRONG, len(judge.hidden)))
     grouped: dict[tuple, list[tuple[Failure, Diagnosis]]] = {}
     seen: dict[tuple, int] = {}
     for failure in sorted(judge.failures, key=_simplicity):
-        kind = (failure.quantity, failure.severity, failure.case.kind, failure.case.passed, failure.reduction, failure.problem)
+        kind = (failure.quantity, failure.severity, failure.case.kind)
         seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] > 6 and failure.case.kind in ("ordinary", "layout"):
+        options = (*kind, failure.case.passed)
+        seen[options] = seen.get(options, 0) + 1
+        if seen[options] > 3 and seen[kind] > 8 or seen[kind] > 24:
             continue  # more of the same
         diagnosis = diagnose(judge, failure, judge.failures)
         grouped.setdefault((diagnosis.slug, failure.quantity, failure.severity), []).append((failure, diagnosis))
