@@ -79,3 +79,43 @@ def verify(
     from .checking import verify_losses
 
     raise typer.Exit(verify_losses(loss, family, path, dtype, json, seed))
+
+
+@app.command()
+def bench(
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(help="logsumexp, softmax, log_softmax, cross_entropy, linear_cross_entropy; may be repeated."),
+    ] = None,
+    path: Annotated[list[str] | None, typer.Option(help="Only this path: numpy, numba, cuda; may be repeated.")] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="For one kernel: ROWSxCLASSES, or ROWSxFEATURESxCLASSES (linear); may be repeated."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    threads: Annotated[int | None, typer.Option(help="For every library alike [default: all cores].")] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Only this peer: torch, jax, scipy, or none; may be repeated.")
+    ] = None,
+    allocator: Annotated[
+        str, typer.Option(help="Freed pages go back to the system (shipped), are kept (kept), or both.")
+    ] = "both",
+    seconds: Annotated[
+        float | None, typer.Option(help="Roughly how long each contender is measured on each problem [default: 2].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few samples: below half a minute.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help='Write the results to FILE; "-" is standard output.')
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the roofline (SVG, PNG, PDF).")] = None,
+) -> None:
+    """Time the paths against the limits of this machine and against PyTorch, JAX and SciPy where installed.
+
+    Contenders take turns in one process, with the same threads. Time, GB/s, share of what a plain copy (read, product)
+    of the same arrays reaches, ratio to each peer; peak memory; and the bars that the kernels have to reach.
+    """
+    from .measuring import bench_paths
+
+    raise typer.Exit(
+        bench_paths(kernel, path, size, dtype, threads, peer, allocator, seconds, quick, json, plot)
+    )

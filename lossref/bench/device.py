@@ -1,0 +1,41 @@
+"""The rungs of the CUDA path, if there is a GPU. They are timed on the device by ``lossref_cuda.device_check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .problems import Problem
+from .rows import Row
+
+
+def not_run() -> tuple[str, str] | None:
+    """Why the CUDA path cannot be measured here and what would help; None if it can."""
+    import lossref_cuda
+
+    state = lossref_cuda.availability()
+    return None if state.ok else (state.reason, state.remedy)
+
+
+def measure(problems: Iterable[Problem], repeat: int) -> list[Row]:
+    """Every rung of the problems' kernels, one row each; its medians come without quantiles."""
+    from lossref_cuda import device_check
+
+    name = device_check.describe_device()["name"]
+    wanted = [problem for problem in problems if problem.kernel in device_check.COMPUTATIONS]
+    rows = []
+    for shape, dtype in dict.fromkeys((problem.shape, problem.dtype) for problem in wanted):
+        kernels = {problem.kernel: problem for problem in wanted if (problem.shape, problem.dtype) == (shape, dtype)}
+        for one in device_check.measure(*shape, dtype, repeat):
+            if one.computation not in kernels:
+                continue
+            problem = kernels[one.computation]
+            rows.append(
+                Row(
+                    problem.kernel, problem.computes, "lossref cuda", one.rung, "out=", "device", "time", "s",
+                    list(shape), dtype, 0, repeat, None, one.seconds, None,
+                    least_bytes=problem.least_bytes, flops=problem.flops,
+                    gigabytes_per_second=one.gigabytes_per_second, share_of_limit=one.share_of_copy,
+                    ratio_to={} if one.times_torch is None else {"torch": one.times_torch}, machine=name,
+                )
+            )  # fmt: skip
+    return rows
