@@ -27,7 +27,7 @@ from lossref.primitives import softmax_row
 from .gaps import gaps, shifted_gaps
 from .ldr_kl import SYMMETRIES, has_scale, normalized, scores_above_label, soft_maximum, through_normalization
 
-PAPER = Paper("Label Distributionally Robust Losses for Multi-class Classification", 2023, "arXiv:2112.14869", "8")
+PAPER = Paper("Label Distributionally Robust Losses for Multi-class Classification", 2023, "arXiv:2112.14869")
 ABOVE_ONE = RealNumber(interval=Interval(1.0))
 
 

@@ -21,7 +21,7 @@ from lossref.primitives import sigmoid, softmax_row, softplus
 
 from .gaps import above_label, gaps, shifted_gaps
 
-PAPER = Paper("Label Distributionally Robust Losses for Multi-class Classification", 2023, "arXiv:2112.14869", "6")
+PAPER = Paper("Label Distributionally Robust Losses for Multi-class Classification", 2023, "arXiv:2112.14869")
 SYMMETRIES = {"shift": ("normalize",), "class permutation": (), "row permutation": ()}
 
 

@@ -183,7 +183,7 @@ def _(p, **others):
     return {"p": 1 + p % 2}
 
 
-@loss(of="logits", paper=Paper("Top-k Multiclass SVM", 2015, "arXiv:1511.06683", "6, 7"), symmetries=SYMMETRIES)
+@loss(of="logits", paper=Paper("Top-k Multiclass SVM", 2015, "arXiv:1511.06683"), symmetries=SYMMETRIES)
 def top_k_hinge(
     logits: Real("N C"),
     labels: Labels("N", below="C"),
