@@ -26,9 +26,9 @@ def kl_divergence(
 
     Forward, the softmax must cover every class that the targets have; reverse, it may settle on one of them, and must
     avoid what the targets exclude, where the value is inf. Both are computed as
-    :math:`\sum_k t_k\,\varphi(\log p_k - \log t_k)` with :math:`\varphi(u) = e^u - 1 - u \ge 0` (or p and t swapped), which
-    is the same when the masses sum to 1: a sum without cancellation, so that a divergence of 1e-30 is 1e-30.
-    PyTorch's reduction="mean" divides by N·C; "mean" here is its "batchmean".
+    :math:`\sum_k t_k\,\varphi(\log p_k - \log t_k)`, with :math:`\varphi(u) = e^u - 1 - u \ge 0` (or p and t swapped):
+    the same where the masses sum to 1, and a sum without cancellation, never negative. PyTorch's reduction="mean"
+    divides by N·C; "mean" here is its "batchmean".
 
     Parameters
     ----------

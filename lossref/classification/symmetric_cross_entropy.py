@@ -96,9 +96,9 @@ def symmetric_cross_entropy_labels(
 
     .. math:: \ell = -\alpha \log p_y - \beta A\,(1 - p_y)
 
-    In the reverse direction the one-hot label stands inside the logarithm, so A < 0 takes the place of log 0; what comes
-    out is the mean absolute error times -A. The paper has A = -4; its code clips labels to 1e-4, A = -9.21, and the
-    probability in the first term to 1e-7, below which that term has no gradient.
+    In the reverse direction the one-hot label stands inside the logarithm, so A < 0 takes the place of log 0; what
+    comes out is the mean absolute error times -A. The paper has A = -4; its code clips labels to 1e-4, A = -9.21, and
+    the probability in the first term to 1e-7, below which that term has no gradient.
 
     Parameters
     ----------
