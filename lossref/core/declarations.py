@@ -195,6 +195,7 @@ class RealNumber(Declaration):
 
     scale: the size of a difference that matters, which examples are drawn by (a temperature, say).
     or_none: None is legal although the default is a number.
+    counted: name of the mask of the same shape that says which entries count; the others may hold anything, also NaN.
     """
 
     interval: Interval = Interval()
@@ -202,6 +203,7 @@ class RealNumber(Declaration):
     all_masked: bool = False  # … and a whole row of it too
     scale: float = 1.0
     or_none: bool = False
+    counted: str | None = None
     differentiable_kind = True
 
     def kind(self) -> str:
@@ -211,7 +213,10 @@ class RealNumber(Declaration):
             Interval(0, low_closed=True): "nonnegative",
             Interval(high=0, high_closed=True): "nonpositive",
         }.get(self.interval, f"real in {self.interval}")
-        return text + (", -inf legal" if self.masked else "") + (" or None" if self.or_none else "")
+        return text + (" or None" if self.or_none else "")
+
+    def describe(self) -> str:
+        return super().describe() + (", -inf legal" if self.masked else "")
 
     def check_number(self, name, value, context):
         if value is None and self.or_none:
@@ -231,6 +236,9 @@ class RealNumber(Declaration):
         return np.ascontiguousarray(array, context.dtype).reshape(array.shape)
 
     def check_values(self, name, array, context):
+        if self.counted and context.values.get(self.counted) is not None:
+            harmless = 0.0 if self.interval.contains(0.0) else 1.0
+            array = np.where(context.values[self.counted], array, array.dtype.type(harmless))
         unbounded = self.interval == Interval()
         if array.size == 0 or (unbounded and self.masked and not context.scan):
             return array
@@ -316,9 +324,11 @@ class RealNumber(Declaration):
         yield from super().bad(value, sizes, values)
         if self.is_array:
             if np.size(value):
+                counted = values.get(self.counted)
+                last = -1 if counted is None else np.flatnonzero(counted)[-1]
                 for what, entry in self._bad_entries():
                     array = np.array(value, dtype=np.float64)
-                    array.flat[-1] = entry
+                    array.flat[last] = entry
                     yield what, array
             yield "complex numbers", np.asarray(value, dtype=np.complex128)
         else:
@@ -514,7 +524,10 @@ class Distribution(RealNumber):
     interval: Interval = Interval(0.0, low_closed=True)
 
     def kind(self) -> str:
-        return "nonnegative, sum 1,"
+        return "nonnegative"
+
+    def describe(self) -> str:
+        return super().describe() + " of sum 1"
 
     def filled(self, context):
         shape = self.shape({dim: size for dim, (size, _) in context.sizes.items()})

@@ -323,7 +323,8 @@ class Loss(Examples):
         if self.path_name != "numpy":
             return self._backend.value(**call.arguments, **out)
         terms = self.definition(**call.arguments)
-        return terms if is_exact(terms) else np.asarray(terms, call.dtype)
+        answers = getattr(terms, "dtype", None) == bool  # yes or no stays so
+        return terms if answers or is_exact(terms) else np.asarray(terms, call.dtype)
 
     def _vjp(self, call: Call, weights, **out) -> tuple:
         """One gradient per differentiable argument that was given, for given weights of the terms."""

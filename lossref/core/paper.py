@@ -20,4 +20,5 @@ class Paper:
     @property
     def url(self) -> str | None:
         kind, _, identifier = self.reference.partition(":")
-        return f"https://arxiv.org/abs/{identifier}" if kind == "arXiv" else None
+        sites = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+        return sites[kind] + identifier if kind in sites else None
