@@ -9,7 +9,9 @@ from lossref.primitives.remainder import exp_above_tangent
 
 @loss(
     of="logits",
-    paper=Paper("PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", 2022, "arXiv:2204.12511"),
+    paper=Paper(
+        "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", 2022, "arXiv:2204.12511"
+    ),
     symmetries={"shift": (), "class permutation": (), "row permutation": ()},
 )
 def poly_loss(

@@ -89,7 +89,7 @@ def _(adversarial_logits):
 
 @smooth_adversarial_comp_sum.arrange
 def _(logits, adversarial_logits, labels, tau, rho, nu):
-    copies = adversarial_logits[:, 0] if adversarial_logits.ndim > 3 else adversarial_logits
+    copies = adversarial_logits.sum(axis=1) if adversarial_logits.ndim > 3 else adversarial_logits
     return {"adversarial_logits": copies if tau == 1 else copies[:, 0]}  # both shapes get drawn
 
 

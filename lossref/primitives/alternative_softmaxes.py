@@ -8,7 +8,9 @@ import numpy as np
 
 from lossref.core import Count, NonNegative, Paper, Real, floats, is_exact, like, loss, total, where
 
-SPHERICAL = Paper("An Exploration of Softmax Alternatives Belonging to the Spherical Loss Family", 2016, "arXiv:1511.05042")
+SPHERICAL = Paper(
+    "An Exploration of Softmax Alternatives Belonging to the Spherical Loss Family", 2016, "arXiv:1511.05042"
+)
 
 
 def normalised(f):
@@ -17,14 +19,14 @@ def normalised(f):
 
 
 def normalised_slope(f, df, cotangent):
-    """The derivative of Σ ω_k q_k by x_j: f'(x_j) / S · (ω_j - Σ q_k ω_k), with ω counted from its value at the largest q."""
+    """f'(x_j) / S · (ω_j - Σ q_k ω_k), the derivative of Σ ω_k q_k, with ω counted from its value at the largest q."""
     relative = cotangent - np.take_along_axis(cotangent, np.argmax(f, axis=-1)[..., None], axis=-1)
     mass = total(f, keepdims=True)
     return df / mass * ((mass * relative - total(f * relative, keepdims=True)) / mass)
 
 
 def power_of_two(x):
-    """The largest number of a row, rounded down to a power of two: dividing by it keeps sums from overflowing, exactly."""
+    """A row's largest number, rounded down to a power of two: divided by it, exactly, its sums cannot overflow."""
     return np.ldexp(like(1, floats(x)), np.frexp(abs(floats(x)).max(axis=-1, keepdims=True))[1] - 1)
 
 
@@ -41,7 +43,7 @@ def taylor_exp(x, order, scale):
 
 def _expanded(x, order, scale, centre):
     """The same around a centre: Σ_i f_{order-i}(c) (x - c)^i / i!, by Horner's scheme."""
-    y, power = x - float(centre) / scale, like(1, scale)
+    y, power = x - like(float(centre), scale) / scale, like(1, scale)
     f = _coefficient(order, order, centre, x)
     for i in range(order - 1, -1, -1):
         power = power / scale
@@ -123,8 +125,8 @@ def spherical_softmax(logits: Real("... C"), *, epsilon: NonNegative = 0.0):
 
     .. math:: q_j = \frac{x_j^2 + \epsilon}{\sum_k (x_k^2 + \epsilon)}
 
-    It is blind to the sign of a logit, and to the scale of all of them when ε is 0. A row of zeros then has no value and
-    is refused.
+    It is blind to the sign of a logit, and to the scale of all of them when ε is 0. A row of zeros then has no value
+    and is refused.
 
     Parameters
     ----------
@@ -183,10 +185,12 @@ def _(rng, dtype):
 def stablemax(logits: Real("... C")):
     r"""Softmax with a function that grows like x and decays like 1/|x| in place of the exponential.
 
-    .. math:: q_j = \frac{s(x_j)}{\sum_k s(x_k)}, \qquad s(x) = \begin{cases} x + 1 & x \ge 0 \\ \frac{1}{1-x} & x < 0 \end{cases}
+    .. math::
+        q_j = \frac{s(x_j)}{\sum_k s(x_k)}, \qquad
+        s(x) = \begin{cases} x + 1 & x \ge 0 \\ \frac{1}{1-x} & x < 0 \end{cases}
 
-    Since :math:`\log s(x) = \operatorname{sign}(x) \log(1 + |x|)`, it is the softmax of logits on a logarithmic scale: an
-    exponentially larger lead is needed before the other classes vanish in the sum. It is not invariant to a shift.
+    Since :math:`\log s(x) = \operatorname{sign}(x) \log(1 + |x|)`, it is the softmax of logits on a logarithmic scale:
+    an exponentially larger lead is needed before the other classes vanish in the sum. It is not invariant to a shift.
     The paper's code adds 1e-30 to 1 - x, which changes nothing in floating point.
 
     Parameters
