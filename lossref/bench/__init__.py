@@ -4,6 +4,7 @@ A kernel that is bound by memory is judged by its share of what a plain copy of 
 machine with the same threads, and by the ratio of medians to a peer measured in turns with it. From the bottom up:
 
     interleaving   contenders take turns; medians and quantiles
+    neighbours     whether other processes disturbed a sample
     limits         what the machine can do: copy, read, multiply matrices
     problems       a computation and a size: its inputs, its contenders, the least that it must move and compute
     contenders     lossref's paths and algorithms

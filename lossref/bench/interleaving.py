@@ -9,16 +9,21 @@ contender. The untimed call wakes the contender's own threads up and gets its pa
 repeated calls find. So each library is measured with its own waiting policy, as its users have it, and pays for no
 other's. A call that is long against all this (`LONG`) does without the untimed one.
 
-A sample is the mean of as many calls as take `SAMPLE` seconds, at least one.
+A sample is the mean of as many calls as take `SAMPLE` seconds, at least one. A sample during which other processes
+used the processors is marked as disturbed (see `neighbours`). With patience, a turn begins when the machine is quiet,
+and a disturbed sample is taken again.
 """
 
 import math
+import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from .neighbours import RETRIES, Patience, disturbed, usage
 
 PAUSE = 0.04
 SAMPLE = 0.003
@@ -48,6 +53,7 @@ class Samples:
     seconds: list[float] = field(default_factory=list)
     calls: int = 1
     spent: float = 0.0
+    disturbed: int = 0
     long: bool = False
 
     def quantiles(self) -> tuple[float, float, float]:
@@ -86,8 +92,10 @@ def measure(
     rounds: int = MOST,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
+    patience: Patience | None = None,
 ) -> list[Samples]:
     """Samples of every contender. One that has used up its `seconds` and has `FEWEST` samples takes no more turns."""
+    patience = patience or Patience()
     found = []
     for contender in contenders:
         samples = Samples(contender)
@@ -102,13 +110,29 @@ def measure(
             if samples not in active:
                 continue
             start = clock()
-            sleep(pause)
-            if not samples.long:
-                samples.contender.call()
-            samples.seconds.append(seconds_of(samples.contender.call, samples.calls, clock))
-            samples.spent += clock() - start
+            time_of_sample, was_disturbed = turn(samples, pause, clock, sleep, patience)
+            samples.seconds.append(time_of_sample)
+            samples.disturbed += was_disturbed
+            samples.spent += clock() - start if patience.seconds <= 0 else pause + time_of_sample * samples.calls
             if samples.spent > seconds and len(samples.seconds) >= FEWEST:
                 active = [other for other in active if other is not samples]
         if not active:
             break
     return found
+
+
+def turn(samples: Samples, pause: float, clock, sleep, patience: Patience) -> tuple[float, bool]:
+    """One sample, and whether others disturbed it."""
+    cores = os.cpu_count() or 1
+    call, taken = samples.contender.call, (math.nan, True)
+    for _ in range(RETRIES):
+        patience.wait()
+        sleep(pause)
+        if not samples.long:
+            call()
+        before = usage()
+        number = seconds_of(call, samples.calls, clock)
+        taken = number, disturbed(before, usage(), cores)
+        if not taken[1] or patience.seconds <= 0:
+            break
+    return taken

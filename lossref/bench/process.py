@@ -96,10 +96,12 @@ def blas_libraries() -> list[dict]:
 def main(request: dict) -> None:
     from .contenders import contenders, epilogue_share, largest_relative_error, outputs
     from .interleaving import Contender, measure, quantiles
+    from .neighbours import Patience
     from .problems import Problem
     from .rows import as_json, row, times
 
     allocator, threads = request["allocator"], request["threads"]
+    patience = Patience(request["wait"])
     if "torch" in request["peers"]:
         import torch
 
@@ -109,7 +111,7 @@ def main(request: dict) -> None:
         answer({"now": f"{problem.kernel} {problem.shape_text}", "number": number})
         inputs = problem.inputs()
         taking_part = contenders(problem, inputs, request["paths"], request["peers"])
-        samples = measure(taking_part, request["seconds"], request["pause"], request["rounds"])
+        samples = measure(taking_part, request["seconds"], request["pause"], request["rounds"], patience=patience)
         rows = times(problem, samples, allocator, threads)
         if request["errors"] and problem.kernel in ("softmax", "logsumexp"):
             for contender in taking_part:
@@ -122,6 +124,7 @@ def main(request: dict) -> None:
             from lossref.kernels.linear_cross_entropy import rows_at_a_time
 
             numba = Contender("lossref numba", "", "out=", lambda: None)
+            patience.wait()
             shares = epilogue_share(inputs, outputs(problem, inputs))
             rows.append(row(problem, numba, "epilogue share", "1", quantiles(shares), allocator, threads, len(shares)))
             logits = min(rows_at_a_time(problem.shape[2], None, None), problem.shape[0]) * problem.shape[2]

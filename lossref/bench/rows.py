@@ -37,6 +37,7 @@ class Row:
     p20: float | None
     p50: float
     p80: float | None
+    disturbed: int = 0  # so many of the samples were taken while other processes used the processors
     least_bytes: int = 0
     flops: int = 0
     gigabytes_per_second: float | None = None  # least_bytes / p50
@@ -71,6 +72,7 @@ def times(problem: Problem, samples: Iterable[Samples], allocator: str, threads:
     rows = []
     for one in samples:
         found = row(problem, one.contender, "time", "s", one.quantiles(), allocator, threads, len(one.seconds))
+        found.disturbed = one.disturbed
         found.least_bytes, found.flops = problem.least_bytes, problem.flops
         found.gigabytes_per_second = problem.least_bytes / found.p50 / 1e9
         rows.append(found)

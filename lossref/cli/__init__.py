@@ -103,6 +103,9 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(help="Roughly how long each contender is measured on each problem [default: 2].")
     ] = None,
+    wait: Annotated[
+        float, typer.Option(help="Wait so many seconds in all for the machine to be quiet; repeat disturbed samples.")
+    ] = 0.0,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few samples: below half a minute.")] = False,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help='Write the results to FILE; "-" is standard output.')
@@ -117,5 +120,5 @@ def bench(
     from .measuring import bench_paths
 
     raise typer.Exit(
-        bench_paths(kernel, path, size, dtype, threads, peer, allocator, seconds, quick, json, plot)
+        bench_paths(kernel, path, size, dtype, threads, peer, allocator, seconds, wait, quick, json, plot)
     )

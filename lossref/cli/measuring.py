@@ -43,6 +43,8 @@ HOW = {
     "threads": "the same for every library, by OMP_NUM_THREADS, OPENBLAS_NUM_THREADS, MKL_NUM_THREADS, "
     "NUMBA_NUM_THREADS, torch.set_num_threads and the cores that the process may run on",
     "waiting": "every library with its own waiting policy, as shipped",
+    "disturbed": "samples during which other processes used the processors; with --wait a turn begins when nobody "
+    "else runs, and a disturbed sample is taken again, up to five times",
     "fresh": "the call allocates its result, which is freed within the time",
     "out=": "into memory whose pages are in place, the same for all contenders",
     "as shipped": "the C library's allocator as it is",
@@ -68,6 +70,7 @@ class Plan:
     pause: float
     quick: bool
     errors: bool = False
+    wait: float = 0.0
     command: str = "lossref bench"
     not_run: list[tuple[str, str, str]] = field(default_factory=list)  # what, why, remedy
 
@@ -81,12 +84,14 @@ def bench_paths(
     peers: list[str] | None,
     allocator: str,
     seconds: float | None,
+    wait: float,
     quick: bool,
     json_file: Path | None,
     plot: Path | None,
 ) -> int:
     """The whole command; returns the exit status."""
     plan = _plan(kernels, paths, sizes, dtype, threads, peers, allocator, seconds, quick)
+    plan.wait = wait
     options: dict[str, Iterable | None] = {
         "kernel": kernels,
         "path": paths,
@@ -95,6 +100,7 @@ def bench_paths(
         "threads": [plan.threads],
     }
     options |= {"dtype": [dtype], "threads": [plan.threads], "allocator": [allocator], "seconds": [plan.seconds]}
+    options |= {"wait": [wait] if wait else []}
     plan.command += "".join(f" --{name} {given}" for name, each in options.items() for given in each or ())
     plan.command += " --quick" if quick else ""
     to_stdout = json_file is not None and str(json_file) == "-"
@@ -202,6 +208,7 @@ def _all_rows(plan: Plan, pools: list) -> Iterator[Row]:
                 "rounds": plan.rounds,
                 "pause": plan.pause,
                 "allocator": allocator,
+                "wait": plan.wait / len(plan.allocators),
                 "errors": plan.errors and allocator == plan.allocators[0],
             }
             for answer in ask("lossref.bench.process", request, plan.threads, allocator):
@@ -315,8 +322,11 @@ def _print_problem(out, problem: Problem, allocator: str, plan: Plan, rows: list
     peers = list(dict.fromkeys(peer for r in about for peer in r.ratio_to))
     for peer in peers:
         table.add_column(f"× {peer}", justify="right", no_wrap=True)
+    disturbed = any(r.disturbed for r in about)
     if errors:
         table.add_column("error", justify="right", no_wrap=True)
+    if disturbed:
+        table.add_column("disturbed", justify="right", no_wrap=True)
     for r in about:
         spread = "" if r.p20 is None or r.p80 is None else f"{duration(r.p20)} – {duration(r.p80)}"
         cells = [r.contender, r.output, duration(r.p50), spread, f"{r.gigabytes_per_second:.1f}"]
@@ -324,7 +334,12 @@ def _print_problem(out, problem: Problem, allocator: str, plan: Plan, rows: list
         cells += [f"{r.ratio_to[peer]:.3g}" if peer in r.ratio_to else "" for peer in peers]
         if errors:
             cells.append(f"{errors[r.contender]:.1e}" if r.contender in errors and r.output == "fresh" else "")
+        if disturbed:
+            cells.append(f"{r.disturbed} of {r.samples}")
         table.add_row(*cells, style="" if r.provider.startswith("lossref") else "dim")
+    if disturbed:
+        table.caption = "disturbed: so many samples were taken while other processes used the processors"
+        table.caption_justify = "left"
     out.print(table)
 
 
