@@ -653,9 +653,9 @@ class Either(Declaration):
             except (TypeError, ValueError) as refusal:
                 refusals.append(refusal)
         # A value of the right type but out of range is told so; the type is wrong only if no option takes it.
-        for refusal in refusals:
-            if isinstance(refusal, ValueError):
-                raise refusal
+        for told in refusals:
+            if isinstance(told, ValueError):
+                raise told
         raise TypeError(message(name, self.kind(), value))
 
     def random(self, rng, sizes, values):

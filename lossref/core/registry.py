@@ -2,7 +2,7 @@
 
 import copyreg
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 
 from .loss import Loss
@@ -16,7 +16,7 @@ def loss(
     of: str | tuple[str, ...] = (),
     paper: Paper | None = None,
     returns: str | Callable = "N",
-    symmetries: dict[str, tuple[str, ...]] | None = None,
+    symmetries: Mapping[str, tuple[str, ...]] | None = None,
     reduces: bool = True,
 ) -> Callable[[Callable], Loss]:
     """Decorator: declare and register a loss.

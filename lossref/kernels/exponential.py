@@ -16,6 +16,8 @@ Kernels
 =======
 """
 
+from typing import Any
+
 from numba import types
 from numba.extending import overload
 
@@ -74,7 +76,7 @@ D2, D3, D4, D5, D6, D7, D8, D9, D10, D11 = (
 )
 
 
-INLINE = {"nogil": True, "forceinline": True}
+INLINE: Any = {"nogil": True, "forceinline": True}
 
 
 def reduced(x):

@@ -62,7 +62,7 @@ class SoftmaxRow:
         return self.p * of_others - masses * self.not_p
 
     def slope_of_mean(self, c):
-        """p_j (c_j - Σ p_k c_k), the derivative of Σ p_k c_k: c counts from its value at the pivot, so nothing cancels."""
+        """p_j (c_j - Σ p_k c_k), the derivative of Σ p_k c_k; c counts from the pivot, so nothing cancels."""
         relative = c - np.take_along_axis(c, np.argmax(self.is_pivot, axis=-1)[..., None], axis=-1)
         return times(self.p, relative - total(times(self.p, relative), keepdims=True))
 
