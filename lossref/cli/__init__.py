@@ -122,3 +122,75 @@ def bench(
     raise typer.Exit(
         bench_paths(kernel, path, size, dtype, threads, peer, allocator, seconds, wait, quick, json, plot)
     )
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Losses; without one: what can be compared.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that can be compared.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the documentation.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help='Write the results to FILE; "-" is standard output.')
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the random inputs and cotangents.")] = 0,
+) -> None:
+    """PyTorch's, optax's, Keras', ONNX's and scikit-learn's versions of a loss: what they mean, how accurate they are.
+
+    Semantics are found out by calling them, and accuracy is judged against exact arithmetic, ours with theirs.
+    """
+    from .compare import compare_losses
+
+    raise typer.Exit(compare_losses(names, everything, markdown, json, seed))
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="module:function or file.py:function; for a process, its command line.")],
+    loss: Annotated[str, typer.Option(help="The loss that it is meant to be.")],
+    grad: Annotated[str | None, typer.Option(help="Its gradient function, where the framework derives none.")] = None,
+    framework: Annotated[str, typer.Option(help="numpy, torch, jax, tensorflow, mlx, cupy or process.")] = "numpy",
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float64, float32, float16, bfloat16; may be repeated [default: float64].")
+    ] = None,
+    kwargs: Annotated[str | None, typer.Option(help="Options that are fixed, as a JSON object.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help='Write the report to FILE; "-" is standard output.')
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report with plots to FILE.")] = None,
+    xfails: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Findings that are expected: one part of an id on a line.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other random inputs.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: fewer sizes, no pairs of options.")] = False,
+    gradient: Annotated[bool, typer.Option(help="For a process: whether it answers gradients.")] = True,
+    option: Annotated[list[str] | None, typer.Option(help="For a process: an option that it takes; may be repeated.")] = None,
+) -> None:
+    """Judge somebody's implementation of a loss: accurate, inaccurate or wrong, where, and probably why.
+
+    The exit status is 0 if it is accurate, 1 if it is not, 2 if the command line is wrong.
+    """
+    from .check import check_candidate
+
+    raise typer.Exit(
+        check_candidate(
+            target, loss, grad, framework, dtype, kwargs, json, html, xfails, seed, quick, gradient, option
+        )
+    )
+
+
+vectors = typer.Typer(no_args_is_help=True, help="Test vectors for other languages.")
+app.add_typer(vectors, name="vectors")
+
+
+@vectors.command("export")
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    loss: Annotated[list[str] | None, typer.Option(help="Only this loss; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other random inputs.")] = 0,
+) -> None:
+    """Write inputs, exact values and gradients with proven error bounds: one JSON-lines file a loss."""
+    from .vectors import export_vectors
+
+    raise typer.Exit(export_vectors(folder, loss, seed))

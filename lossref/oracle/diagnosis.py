@@ -489,9 +489,9 @@ class _Examination:
         if failure.quantity == "value":
             if (at & (failure.got == 0) & (failure.want != 0)).any():
                 return Diagnosis("saturated", "exactly 0 in the blind band, where the answer is small and representable: 1 + e^-lead was rounded to 1")
-            if case.kind in ("large", "size"):
+            if case.kind == "large" or (case.kind == "size" and case.tags["size"] > 60):
                 return Diagnosis("low-precision-accumulation", f"the error grows with the size of the input ({case.name})")
-            return Diagnosis("saturated", "the loss of a confident right answer keeps few digits: a difference of nearly equal numbers")
+            return Diagnosis("cancellation", "few digits are right where the answer is small: it is a difference of nearly equal numbers")
         tiny = failure.error[at]
         by = np.max(np.abs(np.asarray(failure.cotangent, np.float64)), initial=0.0)
         if case.kind in ("lead", "hard", "ordinary", "edge", "ignored", "size", "mask") and _concentrated(at, failure):

@@ -10,8 +10,6 @@ from .cases import Case
 from .judging import Failure, Judge
 from .truth import is_real
 
-TRIES = 160
-
 
 def shrink(judge: Judge, failure: Failure) -> Failure:
     """The same failure on a smaller case; the failure itself where none is found."""
@@ -31,7 +29,7 @@ class _Search:
 
     def attempt(self, arguments: dict, passed=None) -> bool:
         """Whether the failure stays with these arguments; then they are the best so far."""
-        if self.tries >= TRIES:
+        if self.tries >= self.judge.candidate.tries:
             return False
         self.tries += 1
         case: Case = self.best.case

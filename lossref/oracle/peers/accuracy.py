@@ -22,8 +22,9 @@ from lossref.exact.yardstick import yardstick
 
 from .calling import NotTaken, Peer
 
-ORDINARY, BLIND, WRONG, OFFSET, MASKS, OTHER = KINDS = (
+ORDINARY, TRAINED, BLIND, WRONG, OFFSET, MASKS, OTHER = KINDS = (
     "ordinary",
+    "a trained classifier",
     "blind band",
     "confident and wrong",
     "common offset",
@@ -31,7 +32,8 @@ ORDINARY, BLIND, WRONG, OFFSET, MASKS, OTHER = KINDS = (
     "other hard inputs",
 )
 MEANINGS = {
-    ORDINARY: "random arguments, and a classifier's outputs on handwritten digits",
+    ORDINARY: "random arguments",
+    TRAINED: "a classifier's outputs on handwritten digits, early in training and at the end",
     BLIND: "the exact answer is not 0, but smaller than eps: a right class far ahead of the others",
     WRONG: "the exact answer is larger than 8, because one entry is far from the others",
     OFFSET: "a large number added to every entry",
@@ -124,7 +126,7 @@ def _first_line(problem: Exception) -> str:
     return f"{type(problem).__name__}: {text.splitlines()[0]}" if text else type(problem).__name__
 
 
-# -- what is hard about an answer --------------------------------------------------------------------------------------
+# -- what is hard about an answer -------------------------------------------------------------------------------------
 
 
 def _kinds(case: Case, dtype) -> np.ndarray:
@@ -134,12 +136,14 @@ def _kinds(case: Case, dtype) -> np.ndarray:
         kind = MASKS
     elif "offset" in case.name:
         kind = OFFSET
-    elif case.name.startswith(("random", "digits", "ordinary")):
+    elif case.name.startswith("digits"):
+        kind = TRAINED
+    elif case.name.startswith(("random", "ordinary")):
         kind = ORDINARY
     else:
         kind = OTHER
     kinds = np.full(exact.shape, kind, object)
-    if kind in (ORDINARY, OTHER):
+    if kind in (ORDINARY, TRAINED, OTHER):
         kinds[(exact > 0) & (exact < eps)] = BLIND
     if kind == OTHER and any(word in case.name for word in FAR):
         kinds[exact > 8] = WRONG
@@ -154,7 +158,7 @@ def _spread(kinds: np.ndarray, shape: tuple) -> np.ndarray:
     return np.full(shape, present.pop() if len(present) == 1 else OTHER, object)
 
 
-# -- the inputs --------------------------------------------------------------------------------------------------------
+# -- the inputs -------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -182,9 +186,7 @@ def _known_answers(loss: Loss, dtype: str, rng) -> Iterator[tuple[str, dict]]:
         return
     (name,) = loss.of
     scores = loss.arguments[name].declaration
-    others = {
-        n: a.declaration for n, a in loss.arguments.items() if n != name and (a.required or n == "labels")
-    }
+    others = {n: a.declaration for n, a in loss.arguments.items() if n != name and (a.required or n == "labels")}
     if len(others) != 1 or not isinstance(scores, RealNumber):
         return
     ((target, kind),) = others.items()

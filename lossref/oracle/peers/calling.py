@@ -18,7 +18,7 @@ from .libraries import LIBRARIES, LOSSREF, Library
 
 
 class NotTaken(Exception):
-    """The peer has no such option, or does not define this case."""
+    """What the peer lacks: an option, or a kind of input."""
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Peer:
 
     options: those of our options that it has too; "reduction" if it reduces.
     gradient: (library, …, cotangent) → gradients, where the library has one of its own but no differentiation.
+    checks_labels: whether a label that is no class may be tried; not where it would read foreign memory.
     """
 
     library: Library
@@ -35,6 +36,7 @@ class Peer:
     function: Callable
     options: tuple[str, ...] = ()
     gradient_function: Callable | None = None
+    checks_labels: bool = True
     required: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
@@ -84,11 +86,14 @@ class Peer:
                 if value is not None or (default is not None and not self.loss.arguments[name].required):
                     given[name] = value
             elif not _same(value, default):
-                raise NotTaken(f"no {name}")
+                raise NotTaken(name)
+        ignored = arguments.get("ignore_index")
+        if ignored is not None and "ignore_index" not in self.options and np.any(arguments["labels"] == ignored):
+            raise NotTaken("ignore_index")
         if self.reduces and reduction is not None:
             given["reduction"] = reduction
         elif self.loss.reducible and reduction not in (None, "none"):
-            raise NotTaken("it does not reduce")
+            raise NotTaken("reduction")
         return given
 
 
@@ -107,11 +112,13 @@ def _same(x, y) -> bool:
 _ENTRIES: dict[str, list[Peer]] = {}
 
 
-def peer(library: Library, loss_name: str, spelled: str, options: str = "") -> Callable[[Callable], Peer]:
+def peer(
+    library: Library, loss_name: str, spelled: str, options: str = "", checks_labels: bool = True
+) -> Callable[[Callable], Peer]:
     """Decorator: the entry of a function of a library. It is handed the library, then our arguments by name."""
 
     def declare(function: Callable) -> Peer:
-        entry = Peer(library, loss_name, spelled, function, tuple(options.split()))
+        entry = Peer(library, loss_name, spelled, function, tuple(options.split()), checks_labels=checks_labels)
         _ENTRIES.setdefault(loss_name, []).append(entry)
         return entry
 

@@ -5,7 +5,7 @@ import numpy as np
 from .calling import NotTaken, peer
 from .libraries import JAX, KERAS, ONNX, OPTAX, PYTORCH, SCIKIT_LEARN, SCIPY, TORCHVISION
 
-# -- PyTorch ---------------------------------------------------------------------------------------------------------
+# -- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
 @peer(PYTORCH, "cross_entropy", "F.cross_entropy", "weight ignore_index label_smoothing reduction")
@@ -20,7 +20,11 @@ def _(torch, logits, targets, **options):
 
 @peer(PYTORCH, "linear_cross_entropy", "F.linear_cross_entropy", "bias ignore_index label_smoothing reduction")
 def _(torch, hidden, classifier, labels, bias=None, **options):
-    return torch.nn.functional.linear_cross_entropy(hidden, classifier, labels, linear_bias=bias, **options)
+    rows = hidden.reshape(-1, hidden.shape[-1])  # it takes no more axes than two
+    value = torch.nn.functional.linear_cross_entropy(
+        rows, classifier, labels.reshape(-1), linear_bias=bias, **options
+    )
+    return value.reshape(labels.shape) if options.get("reduction") == "none" else value
 
 
 @peer(PYTORCH, "nll", "F.nll_loss", "weight ignore_index reduction")
@@ -107,7 +111,7 @@ def _(ops, logits, targets, **options):
     return ops.sigmoid_focal_loss(logits, targets, **options)
 
 
-# -- optax and JAX ---------------------------------------------------------------------------------------------------
+# -- optax and JAX ----------------------------------------------------------------------------------------------------
 
 
 def _one_hot(logits, labels):
@@ -143,9 +147,9 @@ def _(optax, logits, targets, **options):
     return optax.sigmoid_focal_loss(logits, targets, **options)
 
 
-@peer(OPTAX, "poly_loss", "poly_loss_cross_entropy", "epsilon")
+@peer(OPTAX, "poly_loss", "losses.poly_loss_cross_entropy", "epsilon")
 def _(optax, logits, labels, **options):
-    return optax.poly_loss_cross_entropy(logits, _one_hot(logits, labels), **options)
+    return optax.losses.poly_loss_cross_entropy(logits, _one_hot(logits, labels), **options)
 
 
 @peer(OPTAX, "kl_divergence", "kl_divergence of log_softmax")
@@ -320,7 +324,7 @@ def _(keras, x):
     return keras.ops.sigmoid(x)
 
 
-# -- ONNX's reference evaluator --------------------------------------------------------------------------------------
+# -- ONNX's reference evaluator ---------------------------------------------------------------------------------------
 
 
 @peer(ONNX, "cross_entropy", "SoftmaxCrossEntropyLoss", "weight ignore_index reduction")
@@ -358,10 +362,11 @@ def _(run, x):
     return run("Sigmoid", x)
 
 
-# -- scikit-learn and SciPy ------------------------------------------------------------------------------------------
+# -- scikit-learn and SciPy -------------------------------------------------------------------------------------------
 
 
-@peer(SCIKIT_LEARN, "cross_entropy", "HalfMultinomialLoss")  # what LogisticRegression minimises
+# What LogisticRegression minimises. Compiled without bounds: a label that is no class reads another array's memory.
+@peer(SCIKIT_LEARN, "cross_entropy", "HalfMultinomialLoss", checks_labels=False)
 def half_multinomial(sklearn, logits, labels):
     return _half_multinomial(sklearn, logits, labels)[0]
 
@@ -406,8 +411,8 @@ def _(sklearn, logits, labels, reduction="mean"):
     classes = np.arange(logits.shape[1])
     if reduction == "mean":
         return np.asarray(sklearn.metrics.hinge_loss(labels, logits, labels=classes))
-    rows = [sklearn.metrics.hinge_loss(labels[i : i + 1], logits[i : i + 1], labels=classes) for i in range(len(labels))]
-    return np.array(rows, logits.dtype)
+    rows = zip(labels[:, None], logits[:, None], strict=True)
+    return np.array([sklearn.metrics.hinge_loss(y, x, labels=classes) for y, x in rows], logits.dtype)
 
 
 @peer(SCIKIT_LEARN, "softmax", "utils.extmath.softmax")

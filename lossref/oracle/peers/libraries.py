@@ -99,8 +99,8 @@ class Jax(Library):
 
     def arithmetic(self):
         jax = import_module("jax")
-        enable_x64 = getattr(jax, "enable_x64", None) or import_module("jax.experimental").enable_x64
-        return enable_x64(True)  # without it every float64 becomes a float32
+        owner = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")  # where it was before
+        return owner.enable_x64(True)  # without it every float64 becomes a float32
 
     def array(self, x):
         return import_module("jax.numpy").asarray(x)
