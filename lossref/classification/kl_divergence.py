@@ -25,7 +25,7 @@ def kl_divergence(
         \mathrm{KL}(p\|t) = \sum_k p_k(\log p_k - \log t_k)
 
     Forward, the softmax must cover every class that the targets have; reverse, it may settle on one of them, and must
-    avoid what the targets exclude, where the value is inf. Both are computed as
+    avoid what the targets exclude, where the value is inf and the gradient nan. Both are computed as
     :math:`\sum_k t_k\,\varphi(\log p_k - \log t_k)`, with :math:`\varphi(u) = e^u - 1 - u \ge 0` (or p and t swapped):
     the same where the masses sum to 1, and a sum without cancellation, never negative. PyTorch's reduction="mean"
     divides by N·C; "mean" here is its "batchmean".
@@ -51,20 +51,33 @@ def kl_divergence(
     row = softmax_row(logits)
     excess = row.log_p - np.log(targets)
     if reverse:
-        return total(where(row.p == 0, targets, _bregman(row.p, targets, -excess)))
+        reached = where(targets == 0, np.inf, _bregman(row.p, targets, -excess))
+        return total(where(logits == -np.inf, targets, reached))
     return total(where(targets == 0, row.p, _bregman(targets, row.p, excess)))
 
 
 @kl_divergence.gradient
 def _(logits, targets, reverse):
     row = softmax_row(logits)
-    return row.slope_of_mean(row.shifted - np.log(targets)) if reverse else row.p_minus_masses(targets)
+    if not reverse:
+        return row.p_minus_masses(targets)
+    return where(_excluded(logits, targets, reverse), np.nan, row.slope_of_mean(row.shifted - np.log(targets)))
+
+
+@kl_divergence.kinks
+def _(logits, targets, reverse):
+    return _excluded(logits, targets, reverse)
 
 
 @kl_divergence.obvious
 def _(logits, targets):
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return (targets * np.log(targets / p)).sum(axis=1)
+
+
+def _excluded(logits, targets, reverse):
+    """True for the rows (N, 1) where the targets exclude a class that the softmax does not, in reverse."""
+    return ((targets == 0) & (logits > -np.inf)).any(axis=1, keepdims=True) & reverse
 
 
 def _bregman(a, b, u):

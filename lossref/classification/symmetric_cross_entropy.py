@@ -38,7 +38,8 @@ def symmetric_cross_entropy(
     p is the student's softmax and t the teacher's, which is a moving average and gets no gradient. With the first term
     alone a confident teacher dominates the gradient, and an unsure one is hardly heard where the student is confident;
     the second term balances the two. The paper's code takes α = 0.5 and averages over an image and its augmentation.
-    A class that one of them excludes (-inf) and the other does not costs inf.
+    A class that one of them excludes (-inf) and the other does not costs inf; if it is the teacher who does, and α > 0,
+    the gradient of that row is nan.
 
     Parameters
     ----------
@@ -59,8 +60,7 @@ def symmetric_cross_entropy(
     np.float64(0.89771...)
     """
     student, teacher = softmax_row(student_logits), softmax_row(teacher_logits)
-    forward = total(times(teacher.p, -student.log_p))
-    reverse = total(times(student.p, -teacher.log_p))
+    forward, reverse = _cost(teacher_logits, teacher.p, student.log_p), _cost(student_logits, student.p, teacher.log_p)
     return times(1 - alpha, forward) + times(alpha, reverse)
 
 
@@ -69,13 +69,30 @@ def _(student_logits, teacher_logits, alpha):
     student, teacher = softmax_row(student_logits), softmax_row(teacher_logits)
     both_sure = (student.p > 0.5) & (teacher.p > 0.5)
     difference = where(both_sure, teacher.not_p - student.not_p, student.p - teacher.p)
-    return times(1 - alpha, difference) - times(alpha, student.slope_of_mean(teacher.shifted))
+    g = times(1 - alpha, difference) - times(alpha, student.slope_of_mean(teacher.shifted))
+    return where(_excluded_by_teacher(student_logits, teacher_logits, alpha), np.nan, g)
+
+
+@symmetric_cross_entropy.kinks
+def _(student_logits, teacher_logits, alpha):
+    return _excluded_by_teacher(student_logits, teacher_logits, alpha)
 
 
 @symmetric_cross_entropy.obvious
 def _(student_logits, teacher_logits):
     p, t = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (student_logits, teacher_logits))
     return -((t * np.log(p)).sum(axis=1) + (p * np.log(t)).sum(axis=1)) / 2
+
+
+def _cost(logits, p, log_q):
+    """-Σ p log q, inf where q excludes a class that p, however small it is, does not."""
+    underflown = (p == 0) & (log_q == -np.inf)
+    return total(where(logits == -np.inf, 0, where(underflown, np.inf, -p * log_q)))
+
+
+def _excluded_by_teacher(student_logits, teacher_logits, alpha):
+    """True for the rows (N, 1) where the teacher excludes a class that the student does not."""
+    return ((teacher_logits == -np.inf) & (student_logits > -np.inf)).any(axis=1, keepdims=True) & (alpha > 0)
 
 
 @loss(

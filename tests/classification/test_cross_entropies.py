@@ -202,7 +202,10 @@ def test_what_one_side_excludes():
     want = (0.5 * np.log(0.5 / p[0, :2])).sum()
     assert lr.kl_divergence(masked, targets, reverse=True) == pytest.approx(want, rel=1e-14)
     np.testing.assert_allclose(lr.kl_divergence.grad(masked, targets, reverse=True).sum(), 0, atol=1e-16)
-    assert lr.kl_divergence(np.zeros((1, 3)), targets, reverse=True) == np.inf
+    for unlikely in (0.0, -900.0):  # however unlikely
+        logits = np.array([[0.0, 0.0, unlikely]])
+        assert lr.kl_divergence(logits, targets, reverse=True) == np.inf
+        assert np.isnan(lr.kl_divergence.grad(logits, targets, reverse=True)).all()
     # A class excluded here and possible there: reverse divergence does not mind.
     want = np.log(0.5 / 0.3) / 2 + np.log(0.5 / 0.5) / 2
     assert lr.kl_divergence(masked, np.array([[0.3, 0.5, 0.2]]), reverse=True) == pytest.approx(want, rel=1e-14)

@@ -38,6 +38,12 @@ def test_masks():
     for alpha, one, other in ((0.5, student, STUDENT[:1, :3]), (0.5, STUDENT[:1, :3], teacher)):
         assert lr.symmetric_cross_entropy(one, other, alpha=alpha) == np.inf
     assert np.isfinite(lr.symmetric_cross_entropy(student, STUDENT[:1, :3], alpha=1.0))
+    unlikely = np.array([[0.0, 0.0, -900.0], [1.0, 0.0, 2.0]])  # however unlikely
+    excluding = np.array([[0.0, 0.0, -np.inf], [0.0, 1.0, 0.0]])
+    value, gradient = lr.symmetric_cross_entropy.value_and_grad(unlikely, excluding, reduction="none")
+    assert value[0] == np.inf and np.isnan(gradient[0]).all()
+    assert np.isfinite(value[1]) and np.isfinite(gradient[1]).all()
+    assert np.isfinite(lr.symmetric_cross_entropy.grad(unlikely, excluding, alpha=0.0)).all()
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
