@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .neighbours import RETRIES, Patience, disturbed, usage
+from .neighbours import RETRIES, Patience, disturbed, page_faults, usage
 
 PAUSE = 0.04
 SAMPLE = 0.003
@@ -54,6 +54,7 @@ class Samples:
     calls: int = 1
     spent: float = 0.0
     disturbed: int = 0
+    page_faults: list[float] = field(default_factory=list)  # a call, of each sample
     long: bool = False
 
     def quantiles(self) -> tuple[float, float, float]:
@@ -93,8 +94,12 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
     patience: Patience | None = None,
+    warm_rounds: int = 0,
 ) -> list[Samples]:
-    """Samples of every contender. One that has used up its `seconds` and has `FEWEST` samples takes no more turns."""
+    """Samples of every contender. One that has used up its `seconds` and has `FEWEST` samples takes no more turns.
+
+    warm_rounds: rounds that are not timed, in which an allocator that keeps its pages gets the pages to keep.
+    """
     patience = patience or Patience()
     found = []
     for contender in contenders:
@@ -104,14 +109,18 @@ def measure(
         samples.calls = max(1, min(10_000, math.ceil(SAMPLE / max(once, 1e-9))))
         samples.long = once > LONG
         found.append(samples)
+    for order in turns(found, warm_rounds, seed=1):
+        for samples in order:
+            samples.contender.call()
     active = list(found)
     for order in turns(found, rounds):
         for samples in order:
             if samples not in active:
                 continue
             start = clock()
-            time_of_sample, was_disturbed = turn(samples, pause, clock, sleep, patience)
+            time_of_sample, was_disturbed, faults = turn(samples, pause, clock, sleep, patience)
             samples.seconds.append(time_of_sample)
+            samples.page_faults.append(faults)
             samples.disturbed += was_disturbed
             samples.spent += clock() - start if patience.seconds <= 0 else pause + time_of_sample * samples.calls
             if samples.spent > seconds and len(samples.seconds) >= FEWEST:
@@ -121,18 +130,18 @@ def measure(
     return found
 
 
-def turn(samples: Samples, pause: float, clock, sleep, patience: Patience) -> tuple[float, bool]:
-    """One sample, and whether others disturbed it."""
+def turn(samples: Samples, pause: float, clock, sleep, patience: Patience) -> tuple[float, bool, float]:
+    """One sample; whether others disturbed it; its page faults."""
     cores = os.cpu_count() or 1
-    call, taken = samples.contender.call, (math.nan, True)
+    call, taken = samples.contender.call, (math.nan, True, math.nan)
     for _ in range(RETRIES):
         patience.wait()
         sleep(pause)
         if not samples.long:
             call()
-        before = usage()
+        before, faults = usage(), page_faults()
         number = seconds_of(call, samples.calls, clock)
-        taken = number, disturbed(before, usage(), cores)
+        taken = number, disturbed(before, usage(), cores), (page_faults() - faults) / samples.calls
         if not taken[1] or patience.seconds <= 0:
             break
     return taken

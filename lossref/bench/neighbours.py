@@ -45,6 +45,15 @@ def disturbed(before: Usage | None, after: Usage | None, cores: int) -> bool:
     return others > SHARE * cores * (after.clock - before.clock) + 2 * TICK
 
 
+def page_faults() -> int:
+    """How many pages this process has been given so far."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def running() -> int:
     """How many threads run or want to, this one included."""
     try:

@@ -111,7 +111,14 @@ def main(request: dict) -> None:
         answer({"now": f"{problem.kernel} {problem.shape_text}", "number": number})
         inputs = problem.inputs()
         taking_part = contenders(problem, inputs, request["paths"], request["peers"])
-        samples = measure(taking_part, request["seconds"], request["pause"], request["rounds"], patience=patience)
+        samples = measure(
+            taking_part,
+            request["seconds"],
+            request["pause"],
+            request["rounds"],
+            patience=patience,
+            warm_rounds=2 if allocator == KEPT else 0,
+        )
         rows = times(problem, samples, allocator, threads)
         if request["errors"] and problem.kernel in ("softmax", "logsumexp"):
             for contender in taking_part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from .interleaving import Samples
+from .interleaving import Samples, quantiles
 from .problems import Problem
 
 
@@ -38,6 +38,7 @@ class Row:
     p50: float
     p80: float | None
     disturbed: int = 0  # so many of the samples were taken while other processes used the processors
+    page_faults: float | None = None  # a call, the median: what a fresh result costs
     least_bytes: int = 0
     flops: int = 0
     gigabytes_per_second: float | None = None  # least_bytes / p50
@@ -73,6 +74,7 @@ def times(problem: Problem, samples: Iterable[Samples], allocator: str, threads:
     for one in samples:
         found = row(problem, one.contender, "time", "s", one.quantiles(), allocator, threads, len(one.seconds))
         found.disturbed = one.disturbed
+        found.page_faults = quantiles(one.page_faults)[1] if one.page_faults else None
         found.least_bytes, found.flops = problem.least_bytes, problem.flops
         found.gigabytes_per_second = problem.least_bytes / found.p50 / 1e9
         rows.append(found)

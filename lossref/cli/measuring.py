@@ -323,6 +323,7 @@ def _print_problem(out, problem: Problem, allocator: str, plan: Plan, rows: list
     for peer in peers:
         table.add_column(f"× {peer}", justify="right", no_wrap=True)
     disturbed = any(r.disturbed for r in about)
+    table.add_column("page faults", justify="right", no_wrap=True)
     if errors:
         table.add_column("error", justify="right", no_wrap=True)
     if disturbed:
@@ -334,6 +335,7 @@ def _print_problem(out, problem: Problem, allocator: str, plan: Plan, rows: list
         cells += [f"{r.ratio_to[peer]:.3g}" if peer in r.ratio_to else "" for peer in peers]
         if errors:
             cells.append(f"{errors[r.contender]:.1e}" if r.contender in errors and r.output == "fresh" else "")
+        cells.insert(-1 if errors else len(cells), "" if r.page_faults is None else f"{r.page_faults:.0f}")
         if disturbed:
             cells.append(f"{r.disturbed} of {r.samples}")
         table.add_row(*cells, style="" if r.provider.startswith("lossref") else "dim")

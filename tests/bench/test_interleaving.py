@@ -85,3 +85,10 @@ def test_a_slow_contender_stops_after_its_time_and_the_others_go_on():
     )
     assert len(slow.seconds) == interleaving.FEWEST
     assert len(fast.seconds) == 30
+
+
+def test_warm_rounds_are_not_timed():
+    clock = Clock()
+    (samples,) = measure([clock.contender("a", 1.0)], 1e9, 0.0, 3, clock, clock.sleep, warm_rounds=2)
+    assert clock.log == 4 * ["a"] + 3 * ["pause", "a"]
+    assert len(samples.seconds) == len(samples.page_faults) == 3

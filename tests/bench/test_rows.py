@@ -78,8 +78,8 @@ def test_times_have_bandwidth_share_and_ratios():
 
 SCHEMA = {
     "kernel", "computes", "provider", "algorithm", "output", "allocator", "metric", "unit", "shape", "dtype",
-    "threads", "samples", "disturbed", "p20", "p50", "p80", "least_bytes", "flops",
-    "gigabytes_per_second", "share_of_limit", "ratio_to", "provider_version", "lossref",
+    "threads", "samples", "disturbed", "p20", "p50", "p80", "page_faults", "least_bytes",
+    "flops", "gigabytes_per_second", "share_of_limit", "ratio_to", "provider_version", "lossref",
     "commit", "machine", "timestamp",
 }  # fmt: skip
 
