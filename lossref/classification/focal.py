@@ -49,7 +49,7 @@ def sigmoid_focal(
     """
     wrong = targets * sigmoid(-logits) + (1 - targets) * sigmoid(logits)
     b = times(targets, softplus(-logits)) + times(1 - targets, softplus(logits))
-    return _alpha(targets, alpha) * times(wrong**gamma, b)
+    return times(_alpha(targets, alpha), where(b == np.inf, b, wrong**gamma * b))  # inf: a sure and wrong no
 
 
 @sigmoid_focal.gradient

@@ -142,6 +142,13 @@ def test_an_answer_so_right_that_its_factor_underflows_has_gradient_zero(gamma):
     np.testing.assert_array_equal(gradient, 0)
 
 
+def test_a_class_that_does_not_count_costs_nothing_however_wrong():
+    x, t = np.array([-np.inf, -np.inf, -800.0]), np.array([1.0, 0.0, 1.0])
+    value, gradient = lr.sigmoid_focal.value_and_grad(x, t, alpha=0.0, reduction="none")
+    assert not value.any() and not gradient.any()
+    np.testing.assert_array_equal(lr.sigmoid_focal(x, t, alpha=1.0, reduction="none"), [np.inf, 0, 800])
+
+
 def test_without_focus_focal_is_cross_entropy():
     want = lr.cross_entropy(LOGITS, LABELS, reduction="none")
     np.testing.assert_allclose(lr.focal(LOGITS, LABELS, gamma=0.0, reduction="none"), want, rtol=1e-15)
