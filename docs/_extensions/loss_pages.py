@@ -1,7 +1,7 @@
 """A page per loss, a table per family and a page of papers, all from ``lossref.losses()``.
 
 Nothing here knows a loss by name: a loss in a new file gets its page, its plot and its rows by being
-registered. The pages are written to docs/losses/ before Sphinx reads its sources; a page that did not change
+registered, and a second plot by a file docs/extra/<its name>.py. The pages are written to docs/losses/ before Sphinx reads its sources; a page that did not change
 is left alone, so that a second build only does what is new.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from core_page import core_page
-from loss_plots import draw
+from loss_plots import draw, draw_extra
 from markup import code, escape, indented, table, title
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -202,7 +202,7 @@ def obvious_section(loss: Loss) -> str:
     return "\n".join(parts)
 
 
-def page(loss: Loss, picture: str, measured: dict | None) -> str:
+def page(loss: Loss, picture: str, measured: dict | None, extra: str = "") -> str:
     parts = documentation.sections(loss.definition.__doc__)
     name = loss.name
     blocks = [
@@ -228,6 +228,10 @@ def page(loss: Loss, picture: str, measured: dict | None) -> str:
         ]
     else:
         blocks.append("There is no entry to vary by itself, so there is no plot.\n")
+    if extra:
+        heading, _, text = extra.partition("\n\n")
+        image = f".. image:: {name}.extra.svg\n   :alt: {heading}\n   :class: loss-plot\n"
+        blocks += [title(heading), text + "\n", image]
     blocks += [title("Value"), code(without_docstring(loss.definition))]
     blocks += [title("Gradient")]
     if loss.gradient_rule is None:
@@ -368,12 +372,13 @@ def write(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def fingerprint(loss: Loss) -> str:
+def fingerprint(loss: Loss, extra: Path) -> str:
     """Changes when the loss's family, or anything beneath all losses, does."""
     package = ROOT / "lossref"
     files = [*(package / "core").glob("*.py"), *(package / "primitives").glob("*.py")]
     files += [Path(__file__).with_name("loss_plots.py")]
     files += Path(inspect.getsourcefile(loss.definition)).parent.glob("*.py")
+    files += [extra] if extra.exists() else []
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
@@ -414,16 +419,18 @@ def generate(app: Sphinx) -> None:
         write(target / family / "index.rst", family_page(family, members))
         kept.add(target / family / "index.rst")
         for loss in members:
-            plot = target / family / f"{loss.name}.svg"
-            stamp, known = fingerprint(loss), stamps.get(loss.name, {})
+            plot, extra = target / family / f"{loss.name}.svg", source / "extra" / f"{loss.name}.py"
+            extra_plot = plot.with_suffix(".extra.svg")
+            stamp, known = fingerprint(loss, extra), stamps.get(loss.name, {})
             try:
                 if known.get("stamp") != stamp or (known.get("caption") and not plot.exists()):
                     plot.parent.mkdir(parents=True, exist_ok=True)
-                    known = stamps[loss.name] = {"stamp": stamp, "caption": draw(loss, plot)}
-                write(plot.with_suffix(".rst"), page(loss, known["caption"], measured))
+                    caption, text = draw(loss, plot), draw_extra(loss, extra, extra_plot)
+                    known = stamps[loss.name] = {"stamp": stamp, "caption": caption, "extra": text}
+                write(plot.with_suffix(".rst"), page(loss, known["caption"], measured, known.get("extra", "")))
             except Exception as problem:
                 raise ExtensionError(f"the page of {loss.name} cannot be made", problem) from problem
-            kept |= {plot, plot.with_suffix(".rst")}
+            kept |= {plot, plot.with_suffix(".rst"), extra_plot}
     write(target / "index.rst", index_page(families))
     write(target / "papers.rst", papers_page(losses))
     write(target / "core.rst", core_page())

@@ -6,6 +6,8 @@ Generic, for any loss: the example comes from the declarations, the entry is the
 
 from __future__ import annotations
 
+import inspect
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,10 @@ def zoomed(xs, gradients) -> tuple[float, float] | None:
     return max(middle - half, xs[0]), min(middle + half, xs[-1])
 
 
+def style(loss: Loss) -> dict:
+    return {"svg.hashsalt": loss.name, "svg.fonttype": "path", "font.size": 9}
+
+
 def draw(loss: Loss, target: Path) -> str:
     """Write the picture; the caption, or '' if the loss has no entry that can be varied by itself."""
     if not loss.differentiable or not loss.of:
@@ -104,7 +110,7 @@ def draw(loss: Loss, target: Path) -> str:
     if np.isfinite(values).sum() < 8:
         return ""
     label = argument.name + (f"[{', '.join(map(str, entry))}]" if entry else "")
-    with rc_context({"svg.hashsalt": loss.name, "svg.fonttype": "path", "font.size": 9}):
+    with rc_context(style(loss)):
         figure = Figure(figsize=(7.2, 2.5), layout="constrained")
         for axes, curve, colour, what in zip(
             figure.subplots(1, 2), (values, gradients), (VALUE, GRADIENT), ("value", "gradient"), strict=True
@@ -121,3 +127,15 @@ def draw(loss: Loss, target: Path) -> str:
         "The sum of the terms" if loss.reducible else "The sum of the entries" if np.ndim(loss(**case)) else "The value"
     )
     return f"{sums}, and its derivative, while ``{label}`` moves and everything else of a random example stays."
+
+
+def draw_extra(loss: Loss, source: Path, target: Path) -> str:
+    """Write the picture of docs/extra/<name>.py, which has draw(figure); its docstring, title first, or ''."""
+    if not source.exists():
+        return ""
+    module = runpy.run_path(str(source))
+    with rc_context(style(loss) | {"axes.titlesize": 9, "axes.titlelocation": "left"}):
+        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        module["draw"](figure)
+        FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None})
+    return inspect.cleandoc(module["__doc__"])
