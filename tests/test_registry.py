@@ -378,7 +378,7 @@ def test_permuted_rows_give_permuted_terms(loss, seed):
 @given(seed=st.integers(0, 2**32))
 def test_permuted_classes_with_permuted_labels_give_the_same(loss, seed):
     arguments = unbroken(loss, "class permutation", seed)
-    classes = np.asarray(arguments[loss.of[0]]).shape[-1]
+    classes = np.asarray(arguments[real_arrays(loss, arguments)[0]]).shape[-1]
     order = np.random.default_rng(seed).permutation(classes)
     changed = dict(arguments)
     for name, argument in loss.arguments.items():

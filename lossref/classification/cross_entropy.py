@@ -76,7 +76,7 @@ def cross_entropy(
     array([ 0.16984602, -0.        ])
     """
     row = softmax_row(soft_cap(logits, softcap))
-    w, w_label, label = _weights(logits, labels, weight, ignore_index)
+    w, w_label, label = label_weights(logits, labels, weight, ignore_index)
     nll = -row.log_p
     smooth = times(label_smoothing / logits.shape[1], total(times(w, nll)))
     terms = times((1 - label_smoothing) * w_label, at(nll, label)) + smooth + z_loss_weight * w_label * row.lse**2
@@ -86,7 +86,7 @@ def cross_entropy(
 @cross_entropy.gradient
 def _(logits, labels, weight, ignore_index, label_smoothing, softcap, z_loss_weight):
     row = softmax_row(soft_cap(logits, softcap))
-    w, w_label, label = _weights(logits, labels, weight, ignore_index)
+    w, w_label, label = label_weights(logits, labels, weight, ignore_index)
     is_label = label_mask(label, logits.shape[1])
     w_others = np.stack([total(np.delete(w, j)) for j in range(len(w))]) if weight is not None else w * (len(w) - 1)
     g = (1 - label_smoothing) * w_label[:, None] * row.p_minus(is_label)
@@ -97,7 +97,7 @@ def _(logits, labels, weight, ignore_index, label_smoothing, softcap, z_loss_wei
 
 @cross_entropy.divisor
 def _(logits, labels, weight, ignore_index):
-    _, w_label, _ = _weights(logits, labels, weight, ignore_index)
+    _, w_label, _ = label_weights(logits, labels, weight, ignore_index)
     return total(where(labels == ignore_index, 0.0, w_label))
 
 
@@ -107,7 +107,7 @@ def _(logits, labels):
     return -np.log(p[np.arange(len(labels)), labels])
 
 
-def _weights(logits, labels, weight, ignore_index):
+def label_weights(logits, labels, weight, ignore_index):
     """The weights of the classes, the weight of each row's label, and the labels with ignored ones made legal."""
     label = np.where(labels == ignore_index, 0, labels)
     w = np.ones(logits.shape[1], logits.dtype) if weight is None else weight

@@ -4,7 +4,7 @@ import numpy as np
 
 from lossref.core import Integer, Labels, NonNegative, Paper, Real, at, label_mask, loss, times, total, where
 
-from .cross_entropy import _weights
+from .cross_entropy import label_weights
 
 
 @loss(
@@ -46,20 +46,20 @@ def nll(
     >>> -log_probs[[0, 1], labels]  # the literal formula
     array([0.35667494, 0.91629073])
     """
-    _, w_label, label = _weights(log_probs, labels, weight, ignore_index)
+    _, w_label, label = label_weights(log_probs, labels, weight, ignore_index)
     return where(labels == ignore_index, 0.0, -times(w_label, at(log_probs, label)))
 
 
 @nll.gradient
 def _(log_probs, labels, weight, ignore_index):
-    _, w_label, label = _weights(log_probs, labels, weight, ignore_index)
+    _, w_label, label = label_weights(log_probs, labels, weight, ignore_index)
     counts = label_mask(label, log_probs.shape[1]) & (labels != ignore_index)[:, None]
     return where(counts, -w_label[:, None], 0.0)
 
 
 @nll.divisor
 def _(log_probs, labels, weight, ignore_index):
-    _, w_label, _ = _weights(log_probs, labels, weight, ignore_index)
+    _, w_label, _ = label_weights(log_probs, labels, weight, ignore_index)
     return total(where(labels == ignore_index, 0.0, w_label))
 
 

@@ -196,7 +196,8 @@ def _real_arguments(loss: Loss, data, logits, rng) -> dict:
         elif isinstance(kind, BinaryTargets):
             arguments[name] = (data.labels[:rows, None] == np.arange(classes)).astype(float)
         elif isinstance(kind, Distribution):
-            arguments[name] = np.full(rows, 1 / rows)
+            p = np.exp(log_p[:rows])
+            arguments[name] = p / p.sum(axis=1, keepdims=True) if len(dims) == 2 else np.full(rows, 1 / rows)
         elif isinstance(kind, Whole):
             arguments[name] = argument.declaration.random(rng, dict.fromkeys(dims, rows), {})
         elif not isinstance(kind, RealNumber):
