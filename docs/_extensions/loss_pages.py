@@ -1,8 +1,8 @@
 """A page per loss, a table per family and a page of papers, all from ``lossref.losses()``.
 
 Nothing here knows a loss by name: a loss in a new file gets its page, its plot and its rows by being
-registered, and a second plot by a file docs/extra/<its name>.py. The pages are written to docs/losses/ before Sphinx reads its sources; a page that did not change
-is left alone, so that a second build only does what is new.
+registered, and a second plot by a file docs/extra/<its name>.py. The pages are written to docs/losses/ before
+Sphinx reads its sources; a page that did not change is left alone, so that a second build only does what is new.
 """
 
 from __future__ import annotations
