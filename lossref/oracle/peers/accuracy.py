@@ -170,6 +170,12 @@ def all_cases(name: str, dtype: str, seed: int) -> tuple[Case, ...]:
     return (*case_set(name, dtype, seed), *known)
 
 
+def forget() -> None:
+    """Let go of the inputs and their exact answers: those of all losses together take gigabytes."""
+    all_cases.cache_clear()
+    case_set.cache_clear()
+
+
 def _case(loss: Loss, what: str, given: dict, dtype: str, rng) -> Case:
     arguments = {name: argument.default for name, argument in loss.arguments.items()} | given
     for name, value in given.items():

@@ -27,7 +27,7 @@ class Peer:
 
     options: those of our options that it has too; "reduction" if it reduces.
     gradient: (library, …, cotangent) → gradients, where the library has one of its own but no differentiation.
-    checks_labels: whether a label that is no class may be tried; not where it would read foreign memory.
+    untried_labels: why a label that is no class is not tried, if it is not.
     """
 
     library: Library
@@ -36,7 +36,7 @@ class Peer:
     function: Callable
     options: tuple[str, ...] = ()
     gradient_function: Callable | None = None
-    checks_labels: bool = True
+    untried_labels: str = ""
     required: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
@@ -113,12 +113,12 @@ _ENTRIES: dict[str, list[Peer]] = {}
 
 
 def peer(
-    library: Library, loss_name: str, spelled: str, options: str = "", checks_labels: bool = True
+    library: Library, loss_name: str, spelled: str, options: str = "", untried_labels: str = ""
 ) -> Callable[[Callable], Peer]:
     """Decorator: the entry of a function of a library. It is handed the library, then our arguments by name."""
 
     def declare(function: Callable) -> Peer:
-        entry = Peer(library, loss_name, spelled, function, tuple(options.split()), checks_labels=checks_labels)
+        entry = Peer(library, loss_name, spelled, function, tuple(options.split()), untried_labels=untried_labels)
         _ENTRIES.setdefault(loss_name, []).append(entry)
         return entry
 

@@ -5,6 +5,8 @@ import numpy as np
 from .calling import NotTaken, peer
 from .libraries import JAX, KERAS, ONNX, OPTAX, PYTORCH, SCIKIT_LEARN, SCIPY, TORCHVISION
 
+ONE_HOT = "its targets are one-hot"
+
 # -- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
@@ -21,9 +23,7 @@ def _(torch, logits, targets, **options):
 @peer(PYTORCH, "linear_cross_entropy", "F.linear_cross_entropy", "bias ignore_index label_smoothing reduction")
 def _(torch, hidden, classifier, labels, bias=None, **options):
     rows = hidden.reshape(-1, hidden.shape[-1])  # it takes no more axes than two
-    value = torch.nn.functional.linear_cross_entropy(
-        rows, classifier, labels.reshape(-1), linear_bias=bias, **options
-    )
+    value = torch.nn.functional.linear_cross_entropy(rows, classifier, labels.reshape(-1), linear_bias=bias, **options)
     return value.reshape(labels.shape) if options.get("reduction") == "none" else value
 
 
@@ -147,7 +147,7 @@ def _(optax, logits, targets, **options):
     return optax.sigmoid_focal_loss(logits, targets, **options)
 
 
-@peer(OPTAX, "poly_loss", "losses.poly_loss_cross_entropy", "epsilon")
+@peer(OPTAX, "poly_loss", "losses.poly_loss_cross_entropy", "epsilon", untried_labels=ONE_HOT)
 def _(optax, logits, labels, **options):
     return optax.losses.poly_loss_cross_entropy(logits, _one_hot(logits, labels), **options)
 
@@ -266,13 +266,17 @@ def _(keras, logits, targets, **options):
     chosen = {"gamma": options["gamma"]} if "gamma" in options else {}
     if options.get("alpha") is not None:
         chosen |= {"alpha": options["alpha"], "apply_class_balancing": True}
-    loss = keras.losses.BinaryFocalCrossentropy(
-        from_logits=True, dtype=_dtype(logits), **chosen, **_reduction(options)
-    )
+    loss = keras.losses.BinaryFocalCrossentropy(from_logits=True, dtype=_dtype(logits), **chosen, **_reduction(options))
     return loss(_each_element(targets, options), _each_element(logits, options))
 
 
-@peer(KERAS, "focal", "CategoricalFocalCrossentropy(alpha=1, from_logits=True)", "gamma reduction")
+@peer(
+    KERAS,
+    "focal",
+    "CategoricalFocalCrossentropy(alpha=1, from_logits=True)",
+    "gamma reduction",
+    untried_labels=ONE_HOT,
+)
 def _(keras, logits, labels, **options):
     chosen = {"gamma": options["gamma"]} if "gamma" in options else {}
     loss = keras.losses.CategoricalFocalCrossentropy(
@@ -365,8 +369,8 @@ def _(run, x):
 # -- scikit-learn and SciPy -------------------------------------------------------------------------------------------
 
 
-# What LogisticRegression minimises. Compiled without bounds: a label that is no class reads another array's memory.
-@peer(SCIKIT_LEARN, "cross_entropy", "HalfMultinomialLoss", checks_labels=False)
+# What LogisticRegression minimises.
+@peer(SCIKIT_LEARN, "cross_entropy", "HalfMultinomialLoss", untried_labels="it reads outside its arrays")
 def half_multinomial(sklearn, logits, labels):
     return _half_multinomial(sklearn, logits, labels)[0]
 
