@@ -147,7 +147,9 @@ def compare(
 
 @app.command()
 def check(
-    target: Annotated[str, typer.Argument(help="module:function or file.py:function; for a process, its command line.")],
+    target: Annotated[
+        str, typer.Argument(help="module:function or file.py:function; for a process, its command line.")
+    ],
     loss: Annotated[str, typer.Option(help="The loss that it is meant to be.")],
     grad: Annotated[str | None, typer.Option(help="Its gradient function, where the framework derives none.")] = None,
     framework: Annotated[str, typer.Option(help="numpy, torch, jax, tensorflow, mlx, cupy or process.")] = "numpy",
@@ -158,14 +160,18 @@ def check(
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help='Write the report to FILE; "-" is standard output.')
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report with plots to FILE.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report with plots to FILE.")
+    ] = None,
     xfails: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Findings that are expected: one part of an id on a line.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws other random inputs.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds: fewer sizes, no pairs of options.")] = False,
     gradient: Annotated[bool, typer.Option(help="For a process: whether it answers gradients.")] = True,
-    option: Annotated[list[str] | None, typer.Option(help="For a process: an option that it takes; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="For a process: an option that it takes; may be repeated.")
+    ] = None,
 ) -> None:
     """Judge somebody's implementation of a loss: accurate, inaccurate or wrong, where, and probably why.
 

@@ -60,6 +60,8 @@ class Candidate:
         self.accepts_value = Accepted(value, loss) if value is not None else None
         self.accepts_grad = Accepted(grad, loss) if grad is not None else None
         self.has_value, self.has_grad = value is not None, grad is not None
+        kinds = {p.name: p.kind for p in inspect.signature(loss.definition).parameters.values()}
+        self.positional_names = [n for n, a in loss.arguments.items() if a.required and kinds[n] in POSITIONAL]
         self.refused: set[str] = set()  # options that a catch-all took and the code behind it refused
 
     # -- which options are tried -------------------------------------------------------------------------------------
@@ -106,8 +108,10 @@ class Candidate:
         positional, keywords = [], {}
         slots = list(accepted.positional) if accepted is not None else []
         for name, argument in self.loss.arguments.items():
-            if argument.required:
+            if name in self.positional_names:
                 positional.append(arguments[name])
+            elif argument.required:
+                keywords[name] = arguments[name]
             elif name in passed and arguments[name] is not None:
                 known = accepted is None or accepted.takes(name)
                 slot = slots[len(positional)] if len(positional) < len(slots) else None

@@ -92,7 +92,9 @@ def invalid_cases(scope: Scope) -> Iterator[Case]:
         negative = np.full(np.shape(case.arguments[name]), 1.2 / max(np.shape(case.arguments[name])[-1] - 1, 1))
         negative[..., 0] = -0.2
         arguments = {
-            n: np.asarray(v).astype(scope.dtype) if v is not None and scope.loss.arguments[n].is_array and is_real(scope.loss, n) else v
+            n: np.asarray(v).astype(scope.dtype)
+            if v is not None and scope.loss.arguments[n].is_array and is_real(scope.loss, n)
+            else v
             for n, v in case.arguments.items()
         }
         arguments[name] = negative.astype(scope.dtype)
@@ -116,7 +118,7 @@ class _Maker:
     def _declaration(self, name: str):
         return self.loss.arguments[name].declaration
 
-    # -- drawing -------------------------------------------------------------------------------------------------------
+    # -- drawing -----------------------------------------------------------------------------------------------------
 
     def draw(self, options: dict | None = None, sizes: dict | None = None) -> tuple[dict, tuple[str, ...]]:
         """Random arguments with these options; an option whose value is ``...`` is an array to be drawn."""
@@ -159,7 +161,9 @@ class _Maker:
                     if np.isinf(value.astype(np.float64)).any() and not getattr(argument.declaration, "masked", False):
                         return None
                 mixed = argument.declaration.dims.split() if "..." in argument.declaration.dims.split() else []
-                if len(mixed) > 1 and value.ndim > len(mixed) or (len(self.dims) > 1 and mixed == ["..."] and value.ndim > 1):
+                if (len(mixed) > 1 and value.ndim > len(mixed)) or (
+                    len(self.dims) > 1 and mixed == ["..."] and value.ndim > 1
+                ):
                     return None  # batches of more than one axis are the caller's to flatten
             arguments[name] = value
         arguments = self._without_ignored(arguments)
@@ -169,7 +173,7 @@ class _Maker:
             return None
         return replace(case, arguments=arguments)
 
-    # -- options -------------------------------------------------------------------------------------------------------
+    # -- options -----------------------------------------------------------------------------------------------------
 
     def option_values(self, name: str) -> list:
         """Values of an option that are neither its default nor neutral."""
@@ -212,7 +216,7 @@ class _Maker:
                 if first and second:
                     yield "pair", {a: first[0], b: second[0]}
 
-    # -- the cases -----------------------------------------------------------------------------------------------------
+    # -- the cases ---------------------------------------------------------------------------------------------------
 
     def cases(self) -> Iterator[Case]:
         for how_many, options in self.option_sets():
@@ -280,7 +284,10 @@ class _Maker:
             if len(dims) == 2 or dims == ["..."]:
                 for width, place in ((2, 0), (4, 2)):
                     # an entry beside 0, so that shifts do not hide that 0 is special
-                    logits = np.tile(np.ldexp(np.rint(self.rng.standard_normal((1, width)) * 8), -4), (len(steps), 1)) * scale
+                    logits = (
+                        np.tile(np.ldexp(np.rint(self.rng.standard_normal((1, width)) * 8), -4), (len(steps), 1))
+                        * scale
+                    )
                     for sign in (1, -1):
                         rows = logits.copy()
                         others = np.delete(rows, place, axis=1)
@@ -328,7 +335,11 @@ class _Maker:
             some = [grid * np.rint(o) for o in some if abs(o) <= largest] + [grid * largest, -grid * largest]
             for rows in (np.array(some), np.array(some[2:4])):
                 width = 4
-                sizes = {"...": (len(rows), width)} if dims == ["..."] else dict(zip(dims, (len(rows), width), strict=False))
+                sizes = (
+                    {"...": (len(rows), width)}
+                    if dims == ["..."]
+                    else dict(zip(dims, (len(rows), width), strict=False))
+                )
                 case = self.example(None, sizes)
                 if case is None or np.shape(case.arguments[name]) != (len(rows), width):
                     continue
@@ -374,7 +385,11 @@ class _Maker:
                 interval = self._declaration(n).interval
                 if isinstance(self._declaration(n), (Distribution, BinaryTargets)):
                     continue
-                ends = [e for e, closed in ((interval.low, interval.low_closed), (interval.high, interval.high_closed)) if closed]
+                ends = [
+                    e
+                    for e, closed in ((interval.low, interval.low_closed), (interval.high, interval.high_closed))
+                    if closed
+                ]
                 for end in ends:
                     yield made(f"{n} {end:g} everywhere", {n: base[n] * 0 + end})
                     mixed = base[n].copy()
@@ -407,7 +422,9 @@ class _Maker:
                 if case is not None and np.size(case.arguments[name]):
                     lengths = np.array(case.arguments[name])
                     lengths.flat[0] = 0
-                    yield replace(case, name=f"{name} 0 in one row", kind="edge", arguments={**case.arguments, name: lengths})
+                    yield replace(
+                        case, name=f"{name} 0 in one row", kind="edge", arguments={**case.arguments, name: lengths}
+                    )
 
     def masked(self) -> Iterator[Case]:
         """Classes that cannot occur: -inf at the beginning, at the end, everywhere but once."""
@@ -418,7 +435,13 @@ class _Maker:
                 continue
             for width in (3, 8, 11):
                 column = np.arange(width)
-                patterns = [column >= width // 2, column < (width + 1) // 2, column % 2 == 0, column == width - 1, column != 0]
+                patterns = [
+                    column >= width // 2,
+                    column < (width + 1) // 2,
+                    column % 2 == 0,
+                    column == width - 1,
+                    column != 0,
+                ]
                 keep = np.array(patterns)
                 shape = keep.shape
                 sizes = {"...": shape} if dims == ["..."] else dict(zip(dims, shape, strict=True))
@@ -431,7 +454,11 @@ class _Maker:
                 for label in self.required_labels:
                     arguments[label] = np.array([np.flatnonzero(row)[-1] for row in keep])
                 for other in self.real:  # no target on a class that cannot occur
-                    if other != name and np.shape(arguments[other]) == shape and self._declaration(other).interval.low == 0:
+                    if (
+                        other != name
+                        and np.shape(arguments[other]) == shape
+                        and self._declaration(other).interval.low == 0
+                    ):
                         arguments[other] = (np.arange(width) == [[np.flatnonzero(row)[-1]] for row in keep]) * 1.0
                 yield replace(case, name=f"some of {width} entries masked with -inf", kind="mask", arguments=arguments,
                               tags={"masked": True})  # fmt: skip
@@ -445,7 +472,8 @@ class _Maker:
                 continue
             for name in self.free:
                 case = self.example({} if argument.required or mask in (self.scope.fixed or {}) else {mask: ...},
-                                    dict(zip(self.dims, (4, 5), strict=False)) if len(self.dims) == 2 else None)  # fmt: skip
+                                    dict(zip(self.dims, (4, 5),
+                                        strict=False)) if len(self.dims) == 2 else None)  # fmt: skip
                 if case is None or np.shape(case.arguments[mask]) != np.shape(case.arguments[name]):
                     continue
                 top = float(np.log(float(ml_dtypes.finfo(self.scope.dtype).max)))
@@ -457,8 +485,13 @@ class _Maker:
                     if x.shape[0] >= x.shape[1]:  # a positive on the diagonal stays ordinary
                         x[x.shape[1] - 1, -1] = 0.0
                     yield replace(case, name=f"an excluded entry of {raised:g}", kind="mask",
-                                  arguments={**case.arguments, name: x, mask: keep}, tags={"excluded": True})  # fmt: skip
-                    if not argument.required and "temperature" in self.loss.arguments and self.scope.takes("temperature"):
+                                  arguments={**case.arguments, name: x, mask: keep},
+                                  tags={"excluded": True})  # fmt: skip
+                    if (
+                        not argument.required
+                        and "temperature" in self.loss.arguments
+                        and self.scope.takes("temperature")
+                    ):
                         yield replace(case, name=f"an excluded entry of {raised:g}, temperature=1", kind="mask",
                                       arguments={**case.arguments, name: x, mask: keep, "temperature": 1.0},
                                       passed=tuple(dict.fromkeys((*case.passed, "temperature"))),
@@ -530,7 +563,10 @@ class _Maker:
         for dim in self.dims:
             for size in chosen:
                 if dim == "...":
-                    sizes = {"...": (2, size) if self.dims == ["..."] else (size,), **{d: 3 for d in self.dims if d != dim}}
+                    sizes = {
+                        "...": (2, size) if self.dims == ["..."] else (size,),
+                        **{d: 3 for d in self.dims if d != dim},
+                    }
                 else:
                     sizes = {d: (2 if d != "..." else (2,)) if d != dim else size for d in self.dims}
                     if len(self.dims) == 2 and dim == self.dims[0]:
@@ -552,7 +588,7 @@ class _Maker:
             return
         if len(self.loss.of) > 1 or (len(self.dims) == 2 and len(self.real) > 1):
             return
-        shapes = [(9001, 5), (3, 11003)] if len(self.dims) == 2 else [(9001, 5), (3, 11003)]
+        shapes = [(9001, 5), (3, 11003)]
         for shape in shapes:
             if self.dims == ["..."]:
                 sizes = {"...": shape}
@@ -565,15 +601,17 @@ class _Maker:
             case = self.example(None, sizes)
             if case is None:
                 continue
-            yield replace(case, name=f"large: {' × '.join(map(str, shape))} entries", kind="large", tags={"shape": shape})
+            yield replace(
+                case, name=f"large: {' × '.join(map(str, shape))} entries", kind="large", tags={"shape": shape}
+            )
         if self.free and self.dims[-1:] in (["..."], ["C"]):
             for width in (300, 4000):
                 sizes = {"...": (1, width)} if self.dims == ["..."] else {self.dims[0]: 1, self.dims[-1]: width}
                 case = self.example(None, sizes)
                 if case is not None:
                     flat = {n: np.zeros(np.shape(case.arguments[n])) + 0.75 for n in self.free}
-                    yield replace(case, name=f"{width} equal entries", kind="hard", arguments={**case.arguments, **flat},
-                                  tags={"uniform": True})  # fmt: skip
+                    yield replace(case, name=f"{width} equal entries", kind="hard",
+                                  arguments={**case.arguments, **flat}, tags={"uniform": True})  # fmt: skip
 
     def empty(self) -> Iterator[Case]:
         """No rows at all."""

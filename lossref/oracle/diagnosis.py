@@ -19,7 +19,8 @@ from .truth import LONG, terms_shape, widened
 
 FORMS = {
     "p-minus-one": "minus the sum of the other probabilities at the label, instead of p - 1",
-    "saturated": "log1p of the sum over the other classes, instead of logsumexp(x) - x[label]; log1p and expm1 beside 0 and 1",
+    "saturated": "log1p of the sum over the other classes, instead of logsumexp(x) - x[label]; log1p and expm1 "
+    "beside 0 and 1",
     "floor-epsilon": "no epsilon and no clamp: log-probabilities from the logits, x - logsumexp(x)",
     "offset-sensitive": "subtract the row's maximum before anything else, and never add it back before a difference",
     "mask-leak": "select before computing (where on the input), do not multiply by a mask afterwards",
@@ -64,12 +65,13 @@ class _Examination:
         failure, case = self.failure, self.case
         if failure.problem:
             return Diagnosis("shape" if failure.problem.startswith("shape") else "raises", failure.problem)
-        tests = [self.view, self.not_finite]
+        tests = [self.view, self.not_finite, self.digits]
         if failure.severity == "wrong":
             tests += [self.sign, self.large, self.options, self.reductions, self.cotangents, self.masks, self.labels,
-                      self.options_as_if, self.tiles, self.floor, self.neutral, self.company, self.own_value, self.offset]  # fmt: skip
+                      self.floor, self.options_as_if, self.tiles, self.neutral, self.company, self.own_value,
+                      self.offset]  # fmt: skip
         else:
-            tests += [self.offset, self.floor, self.digits, self.lost]
+            tests += [self.floor, self.offset, self.lost]
         for test in tests:
             if (found := test()) is not None:
                 return found
@@ -78,7 +80,7 @@ class _Examination:
                          f"the {what} is not that of {self.loss.name}" if failure.severity == "wrong"
                          else f"digits of the {what} are lost on {case.name}")  # fmt: skip
 
-    # -- what would have been the result of a mistake --------------------------------------------------------------------
+    # -- what would have been the result of a mistake ----------------------------------------------------------------
 
     def matches(self, other) -> bool:
         """Whether the result equals another one within rounding, and that is not the truth."""
@@ -121,11 +123,14 @@ class _Examination:
             return False
         return not any(f.quantity == self.failure.quantity for f in found)
 
-    # -- the tests -------------------------------------------------------------------------------------------------------
+    # -- the tests ---------------------------------------------------------------------------------------------------
 
     def view(self):
         if self.case.view and self.passes(view=""):
-            return Diagnosis("strides-ignored", f"right for fresh arrays, wrong for {self.case.name}: memory is read as if it were contiguous")
+            return Diagnosis(
+                "strides-ignored",
+                f"right for fresh arrays, wrong for {self.case.name}: memory is read as if it were contiguous",
+            )
 
     def not_finite(self):
         bad = self.failure.failing & ~np.isfinite(self.got) & np.isfinite(self.want)
@@ -155,7 +160,9 @@ class _Examination:
 
     def elsewhere(self, kind: str) -> bool:
         """Whether the same quantity is wrong on cases of another kind, too."""
-        return any(f.severity == "wrong" and f.quantity == self.failure.quantity and f.case.kind != kind for f in self.all)
+        return any(
+            f.severity == "wrong" and f.quantity == self.failure.quantity and f.case.kind != kind for f in self.all
+        )
 
     def large(self):
         if self.case.kind != "large":
@@ -169,13 +176,19 @@ class _Examination:
             at = int(index[0][0]) * int(np.prod(shape[1:]))
             bits = [b for b in (15, 16, 31, 32) if 2**b <= at + shape[-1]]
             first = f" from element {at} on" + (f" (2^{bits[-1]} = {2 ** bits[-1]})" if bits else "")
-        return Diagnosis("index-overflow", f"right for small inputs, wrong for {int(np.prod(shape))} entries{first}: an index does not hold row · C + class")
+        return Diagnosis(
+            "index-overflow",
+            f"right for small inputs, wrong for {int(np.prod(shape))} entries{first}: an index does not hold row · "
+            "C + class",
+        )
 
     def options(self):
         for name in self.case.passed:
             argument = self.loss.arguments[name]
             if self.matches(self.as_if({**self.case.arguments, name: argument.default})):
-                return Diagnosis("option-ignored", f"the result is that of {name}={plain(argument.default)}: {name} was not used")
+                return Diagnosis(
+                    "option-ignored", f"the result is that of {name}={plain(argument.default)}: {name} was not used"
+                )
         return None
 
     def reductions(self):
@@ -209,26 +222,42 @@ class _Examination:
                 continue
             means = []
             for rows in np.array_split(np.arange(n), parts):
-                part = {k: v[rows] if np.ndim(v) and len(v) == n and self._by_row(k) else v for k, v in self.case.arguments.items()}
+                part = {
+                    k: v[rows] if np.ndim(v) and len(v) == n and self._by_row(k) else v
+                    for k, v in self.case.arguments.items()
+                }
                 means.append(self.as_if(part))
             means = np.array([m for m in map(np.ravel, means) if m.size == 1 and np.isfinite(m).all()])
             if means.size and self.matches(np.asarray(means.mean()).reshape(self.got.shape)):
-                return Diagnosis("wrong-reduction", f"the mean of the means of {parts} parts, which hold different numbers of rows")
+                return Diagnosis(
+                    "wrong-reduction", f"the mean of the means of {parts} parts, which hold different numbers of rows"
+                )
         return None
 
     def _by_row(self, name: str) -> bool:
         dims = (self.loss.arguments[name].declaration.dims or "").split()
-        return bool(dims) and dims[0] == (self.loss.returns.split() or [""])[0] if isinstance(self.loss.returns, str) else False
+        return (
+            bool(dims) and dims[0] == (self.loss.returns.split() or [""])[0]
+            if isinstance(self.loss.returns, str)
+            else False
+        )
 
     def _shares(self):
         """A constant factor on every case of these options."""
         ratios = []
         for f in self.all:
-            if f.severity == "wrong" and f.quantity == self.failure.quantity and f.case.kind == "ordinary" and not f.problem:
+            if (
+                f.severity == "wrong"
+                and f.quantity == self.failure.quantity
+                and f.case.kind == "ordinary"
+                and not f.problem
+            ):
                 with np.errstate(all="ignore"):
                     r = (f.got / f.want)[f.failing & (f.want != 0)]
                 ratios += list(np.ravel(r[np.isfinite(r)]))
         if len(ratios) > 3 and np.ptp(ratios) <= 1e-3 * abs(np.mean(ratios)) and abs(np.mean(ratios) - 1) > 1e-3:
+            if abs(np.mean(ratios) + 1) < 1e-3:
+                return Diagnosis("wrong-sign", "minus the right answer")
             return Diagnosis("wrong-reduction", f"{float(np.mean(ratios)):.6g} times the right answer on every input")
         return None
 
@@ -244,20 +273,29 @@ class _Examination:
             results = []
             for by in (1.0, 2.0):
                 given = (np.asarray(self.failure.cotangent) * by).astype(judge.dtype)
-                result = judge.candidate.grad(judge.fresh(case), case.passed, options, given[()] if given.ndim == 0 else given)
+                result = judge.candidate.grad(
+                    judge.fresh(case), case.passed, options, given[()] if given.ndim == 0 else given
+                )
                 from .candidates import as_gradients
 
                 results.append(as_gradients(result, judge._count_given(case))[self.failure.position].astype(LONG))
             with np.errstate(all="ignore"):
-                off = np.abs(results[1] - 2 * results[0]) > 4 * self.failure.coarse + 64 * judge.eps * np.abs(results[1])
+                off = np.abs(results[1] - 2 * results[0]) > 4 * self.failure.coarse + 64 * judge.eps * np.abs(
+                    results[1]
+                )
         except Exception:
             return None
         if off.any():
-            return Diagnosis("cotangent-ignored", "doubling the cotangent does not double the gradient: a part of it is not multiplied")
+            return Diagnosis(
+                "cotangent-ignored",
+                "doubling the cotangent does not double the gradient: a part of it is not multiplied",
+            )
         if self.failure.reduction == "none" and np.ndim(self.failure.cotangent) and np.size(self.failure.cotangent) > 1:
             mean = np.full(np.shape(self.failure.cotangent), np.mean(self.failure.cotangent))
             if self.matches(self.as_if(case.arguments, cotangent=mean)):
-                return Diagnosis("cotangent-ignored", "every row is multiplied by the mean cotangent instead of its own")
+                return Diagnosis(
+                    "cotangent-ignored", "every row is multiplied by the mean cotangent instead of its own"
+                )
         return None
 
     def masks(self):
@@ -282,13 +320,20 @@ class _Examination:
             if self.passes(arguments={**self.case.arguments, label: legal}, passed=passed):
                 options = [n for n in self.case.passed if n != ignore]
                 with_ = f" together with {', '.join(options)}" if options else ""
-                return Diagnosis("mask-leak", f"right as long as no row is ignored{with_}: ignored rows enter the result or its divisor")
+                return Diagnosis(
+                    "mask-leak",
+                    f"right as long as no row is ignored{with_}: ignored rows enter the result or its divisor",
+                )
         if self.case.tags.get("excluded") or any(
             getattr(v, "dtype", None) == bool and not v.all() for v in self.case.arguments.values()
         ):
-            full = {n: np.ones_like(v) if getattr(v, "dtype", None) == bool else v for n, v in self.case.arguments.items()}
+            full = {
+                n: np.ones_like(v) if getattr(v, "dtype", None) == bool else v for n, v in self.case.arguments.items()
+            }
             if self.passes(arguments=full):
-                return Diagnosis("mask-leak", "right as long as the mask excludes nothing: excluded entries enter the result")
+                return Diagnosis(
+                    "mask-leak", "right as long as the mask excludes nothing: excluded entries enter the result"
+                )
         return None
 
     def tiles(self):
@@ -296,7 +341,10 @@ class _Examination:
             dim, size = tile
             own = self.case.tags.get("size") if self.case.kind == "size" else self._size(dim)
             if own is not None and own % size and self.case.tags.get("dim", dim) == dim:
-                return Diagnosis("tail-of-a-tile", f"wrong where {dim} is not a multiple of {size}: padding of the last tile enters the result")
+                return Diagnosis(
+                    "tail-of-a-tile",
+                    f"wrong where {dim} is not a multiple of {size}: padding of the last tile enters the result",
+                )
         if self.case.kind != "size" or self.elsewhere("size"):
             return None
         dim = self.case.tags["dim"]
@@ -318,7 +366,9 @@ class _Examination:
         """A dimension and a tile size such that multiples are right and nearly all others wrong."""
         for dim in dict.fromkeys(f.case.tags["dim"] for f in self.all if f.case.kind == "size"):
             failed = self._failed_sizes(dim)
-            tried = {o.case.tags["size"] for o in self.judge.outcomes if o.case.kind == "size" and o.case.tags["dim"] == dim}
+            tried = {
+                o.case.tags["size"] for o in self.judge.outcomes if o.case.kind == "size" and o.case.tags["dim"] == dim
+            }
             for tile in (128, 64, 32, 16, 8, 4):
                 multiples = [s for s in tried if s % tile == 0]
                 others = [s for s in tried if s % tile and s < 2 * tile]
@@ -347,29 +397,19 @@ class _Examination:
         return None
 
     def floor(self):
-        """An epsilon inside a logarithm, or a clamp: the value stops at -log ε, or its tail is lifted by ε."""
-        if self.failure.quantity != "value" or (self.failure.reduction != "none" and self.got.ndim):
+        """An epsilon inside a logarithm, or a clamp: the value stops rising at -log ε."""
+        cap = self.judge.cap() if self.judge.candidate.has_value else None
+        if cap is None:
             return None
-        records = [f for f in self.all if f.quantity == "value" and f.case.kind in ("lead", "hard") and not f.problem]
-        caps, lifted = [], []
-        for f in records:
-            with np.errstate(all="ignore"):
-                at = f.failing & np.isfinite(f.got) & np.isfinite(f.want)
-                caps += [float(g) for g, w in zip(f.got[at], f.want[at], strict=True) if w > g > 0 and w - g > 0.01]
-                small = at & (f.want < 5) & (f.got < f.want + 1e-2)
-                p = np.exp(-f.got[small]) - np.exp(-f.want[small])
-                lifted += [float(x) for x in p if x > 0]
-        if len(caps) >= 3:
-            top = max(caps)
-            same = [c for c in caps if abs(c - top) <= 1e-3 * top]
-            if len(same) >= max(3, len(caps) // 3) and any(abs(float(g) - top) <= 1e-3 * top for g in np.ravel(self.got)[np.ravel(self.failure.failing)]):
-                return Diagnosis("floor-epsilon", f"the loss never exceeds {top:.6g} = -log({np.exp(-top):.3g}): a probability is clamped or an epsilon of {np.exp(-top):.3g} is added to it")
-        zeros = self.failure.failing & (self.got == 0) & (self.want != 0)
-        if len(lifted) >= 5 and not zeros.any():
-            middle = float(np.median(lifted))
-            if middle > 2 * self.judge.eps and np.mean([abs(x / middle - 1) < 0.25 for x in lifted]) > 0.6:
-                return Diagnosis("floor-epsilon", f"probabilities are raised by an epsilon of about {middle:.3g}")
-        return None
+        epsilon = float(np.exp(-cap))
+        said = (
+            f"the loss stops at {cap:.6g} = -log({epsilon:.3g}), however wrong the answer is: "
+            f"a probability is clamped at {epsilon:.3g}, or that much is added to it"
+        )
+        if self.failure.quantity == "grad":
+            return Diagnosis("floor-epsilon", f"{said}; beyond, the gradient fades")
+        lower = self.got[self.failure.failing] <= self.want[self.failure.failing] + 4 * epsilon + 4 * self.judge.eps
+        return Diagnosis("floor-epsilon", said) if lower.all() else None
 
     def options_as_if(self):
         """The result of this loss with another value of an option."""
@@ -411,10 +451,13 @@ class _Examination:
             if (now is None or abs(value - start) > 1e-9 * (1 + abs(start))) and self._holds(name, value, self):
                 others = [
                     f for f in self.all
-                    if f.quantity == self.failure.quantity and f.case is not self.case and not f.problem and f.severity == "wrong"
+                    if f.quantity == self.failure.quantity and f.case is not self.case
+                    and not f.problem and f.severity == "wrong"
                     and f.case.arguments[name] == now and f.case.passed == self.case.passed and f.case.ordinary
                 ][:2]  # fmt: skip
-                if (others or self.got.size > 1) and all(self._holds(name, value, _Examination(self.judge, f, self.all)) for f in others):
+                if (others or self.got.size > 1) and all(
+                    self._holds(name, value, _Examination(self.judge, f, self.all)) for f in others
+                ):
                     return value
         return None
 
@@ -422,14 +465,23 @@ class _Examination:
         """Right at the value of an option that hides where it is used."""
         for name, argument in self.loss.arguments.items():
             now = self.case.arguments[name]
-            if argument.is_array or argument.required or now is None or not isinstance(argument.declaration, RealNumber):
+            if (
+                argument.is_array
+                or argument.required
+                or now is None
+                or not isinstance(argument.declaration, RealNumber)
+            ):
                 continue
             if not self.judge.candidate.takes(name) or (self.judge.fixed is not None and name in self.judge.fixed):
                 continue
             for value in (1.0, 0.5, 0.0):
                 passed = tuple(dict.fromkeys((*self.case.passed, name)))
                 if value != now and self.passes(arguments={**self.case.arguments, name: value}, passed=passed):
-                    return Diagnosis("option-misused", f"right at {name}={value:g}, wrong at {now:g}: {name} is not applied everywhere where it belongs, or where it does not")
+                    return Diagnosis(
+                        "option-misused",
+                        f"right at {name}={value:g}, wrong at {now:g}: {name} is not applied everywhere where it "
+                        "belongs, or where it does not",
+                    )
         return None
 
     def company(self):
@@ -442,7 +494,9 @@ class _Examination:
             return None
         if len(common) == 1:
             return Diagnosis("option-misused", f"wrong only with {', '.join(common)}: without it the result is right")
-        return Diagnosis("option-misused", f"wrong only where {' and '.join(sorted(common))} are given together; each alone is right")
+        return Diagnosis(
+            "option-misused", f"wrong only where {' and '.join(sorted(common))} are given together; each alone is right"
+        )
 
     def own_value(self):
         """A gradient that is not the derivative of the candidate's own value."""
@@ -453,7 +507,9 @@ class _Examination:
         what = ""
         if self.case.kind == "edge":
             what = f" on {self.case.name}"
-        return Diagnosis("gradient-of-another-function", f"the value is right, and the gradient is not its derivative{what}")
+        return Diagnosis(
+            "gradient-of-another-function", f"the value is right, and the gradient is not its derivative{what}"
+        )
 
     def offset(self):
         if self.case.kind != "offset" and "common offset" not in self.case.name:
@@ -465,40 +521,57 @@ class _Examination:
             if (wrong == 0).any():
                 return None
             smallest = wrong[np.argmin(np.abs(wrong))]
-            return Diagnosis("offset-sensitive", f"adding {smallest:g} to every entry of a row changes the answer, which depends on differences only")
-        return Diagnosis("offset-sensitive", "a constant added to every entry of a row changes the answer, which depends on differences only")
+            return Diagnosis(
+                "offset-sensitive",
+                f"adding {smallest:g} to every entry of a row changes the answer, which depends on differences only",
+            )
+        return Diagnosis(
+            "offset-sensitive",
+            "a constant added to every entry of a row changes the answer, which depends on differences only",
+        )
 
     def digits(self):
         """Results that have only the digits of a narrower dtype."""
-        if self.judge.dtype.itemsize < 4 or not self.case.ordinary:
-            return None
-        narrower = [np.float32, np.float16] if self.judge.dtype == np.float64 else [np.float16]
-        ordinary = [f for f in self.all if f.case.ordinary and f.quantity == self.failure.quantity]
-        for dtype in narrower:
-            eps = float(np.finfo(dtype).eps)
-            got = self.got[self.failure.failing & (self.got != 0)]
-            want = self.want[self.failure.failing & (self.got != 0)]
-            rounded = got.size >= 2 and np.all(got == got.astype(dtype)) and np.all(np.abs(got - want) <= 8 * eps * np.abs(want))
-            if rounded and got.size >= 4 and len(ordinary) >= 3:
-                return Diagnosis("low-precision-accumulation", f"results have the digits of {np.dtype(dtype)} (rounding {eps:.2g}) although the input is {self.judge.dtype}")
-        return None
+        if self.failure.narrow:
+            return Diagnosis(
+                "low-precision-accumulation",
+                f"results have the digits of {self.failure.narrow} although the input is {self.judge.dtype}: "
+                "somewhere inside everything is rounded to it",
+            )
 
     def lost(self):
         failure, case = self.failure, self.case
         at = failure.failing
         if failure.quantity == "value":
             if (at & (failure.got == 0) & (failure.want != 0)).any():
-                return Diagnosis("saturated", "exactly 0 in the blind band, where the answer is small and representable: 1 + e^-lead was rounded to 1")
+                return Diagnosis(
+                    "saturated",
+                    "exactly 0 in the blind band, where the answer is small and representable: 1 + e^-lead was "
+                    "rounded to 1",
+                )
             if case.kind == "large" or (case.kind == "size" and case.tags["size"] > 60):
-                return Diagnosis("low-precision-accumulation", f"the error grows with the size of the input ({case.name})")
-            return Diagnosis("cancellation", "few digits are right where the answer is small: it is a difference of nearly equal numbers")
+                return Diagnosis(
+                    "low-precision-accumulation", f"the error grows with the size of the input ({case.name})"
+                )
+            return Diagnosis(
+                "cancellation",
+                "few digits are right where the answer is small: it is a difference of nearly equal numbers",
+            )
         tiny = failure.error[at]
         by = np.max(np.abs(np.asarray(failure.cotangent, np.float64)), initial=0.0)
         if case.kind in ("lead", "hard", "ordinary", "edge", "ignored", "size", "mask") and _concentrated(at, failure):
             size = "exactly 0" if (failure.got[at] == 0).any() else f"off by {float(np.max(tiny)):.2g}"
-            return Diagnosis("p-minus-one", f"the gradient at the winning entry is {size}: a probability near 1 was rounded before 1 (or the whole cotangent, {float(by):.3g}) was subtracted")
+            return Diagnosis(
+                "p-minus-one",
+                f"the gradient at the winning entry is {size}: a probability near 1 was rounded before 1 (or the "
+                f"whole cotangent, {float(by):.3g}) was subtracted",
+            )
         if case.tags.get("uniform") or case.kind in ("large", "size"):
-            return Diagnosis("low-precision-accumulation", f"a systematic error of {float(np.max(tiny)):.2g} in every entry ({case.name}): sums and products of rounded numbers do not cancel")
+            return Diagnosis(
+                "low-precision-accumulation",
+                f"a systematic error of {float(np.max(tiny)):.2g} in every entry ({case.name}): sums and products "
+                "of rounded numbers do not cancel",
+            )
         return None
 
 
@@ -513,7 +586,9 @@ def _concentrated(at, failure: Failure) -> bool:
 
 
 def _any_real(case: Case, loss) -> np.ndarray:
-    arrays = [np.ravel(np.asarray(case.arguments[n]).astype(np.float64)) for n in loss.of if case.arguments[n] is not None]
+    arrays = [
+        np.ravel(np.asarray(case.arguments[n]).astype(np.float64)) for n in loss.of if case.arguments[n] is not None
+    ]
     return np.concatenate(arrays) if arrays else np.zeros(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ from lossref.core.loss import REDUCTIONS, Loss, _call_with
 
 from .candidates import Candidate, as_array, as_gradients
 from .cases import Case, Scope, case_set, invalid_cases, laid_out
-from .truth import LONG, Truth, epsilon, is_real, smallest, term_weights, terms_shape, truth, widened
+from .truth import LONG, Truth, epsilon, is_real, smallest, terms_shape, truth, widened
 
 VALUE_LIMIT, GRADIENT_LIMIT = 4.0, 8.0
 BESIDE_OURS = 2.5  # an error is allowed that lossref's own code makes in the same dtype, times this
@@ -41,6 +42,7 @@ class Failure:
     severity: str
     cotangent: object = 1.0
     wrong: np.ndarray | None = None  # True where it is more than lost digits
+    narrow: str = ""  # the dtype whose digits the results have, where it is narrower than the input's
     problem: str = ""  # the exception, where the candidate raised one
 
     @property
@@ -73,10 +75,15 @@ def distance(got, want) -> np.ndarray:
         return np.where(same, LONG(0), np.where(np.isfinite(got) & np.isfinite(want), difference, np.inf))
 
 
+_UNKNOWN = object()
+
+
 class Judge:
     """Judges one candidate in one dtype."""
 
-    def __init__(self, loss: Loss, candidate: Candidate, dtype, fixed: dict | None, seed=0, quick=False, semantics=None):
+    def __init__(
+        self, loss: Loss, candidate: Candidate, dtype, fixed: dict | None, seed=0, quick=False, semantics=None
+    ):
         self.loss, self.candidate, self.dtype = loss, candidate, np.dtype(dtype)
         self.seed, self.quick = seed, quick
         self.eps = epsilon(self.dtype)
@@ -90,6 +97,8 @@ class Judge:
         self.cases_run = self.cases_skipped = self.calls = 0
         self.hidden: list[tuple[Case, np.ndarray]] = []  # invalid inputs for which a number was returned
         self.other_means: set[str] = set()
+        self.lead_cases: list[Case] = []
+        self._cap: object = _UNKNOWN
         self.inferred: str | None = None
         self.hypotheses: list[tuple[str, float]] = []  # options and values that explained a wrong result
         optional = [n for n, a in loss.arguments.items() if not a.required]
@@ -97,11 +106,13 @@ class Judge:
         if self.fixed is not None:
             named = {self.loss.arguments[n].declaration.ignore for n in loss.arguments
                      if hasattr(self.loss.arguments[n].declaration, "ignore")} - {None}  # fmt: skip
-            self.scope_accepted = tuple(n for n in self.accepted if n in named and (candidate.names(n) or candidate.takes(n)))
+            self.scope_accepted = tuple(
+                n for n in self.accepted if n in named and (candidate.names(n) or candidate.takes(n))
+            )
         else:
             self.scope_accepted = self.accepted
 
-    # -- the run ---------------------------------------------------------------------------------------------------------
+    # -- the run -----------------------------------------------------------------------------------------------------
 
     def scope(self) -> Scope:
         fixed = None if self.fixed is None else {n: v for n, v in self.fixed.items() if n in self.loss.arguments}
@@ -120,6 +131,76 @@ class Judge:
                 self.cases_run += 1
         for case in invalid_cases(scope):
             self._judge_invalid(case)
+        self._excuse_narrow_results()
+
+    def _excuse_narrow_results(self) -> None:
+        """Results rounded to a narrower dtype have lost digits; they are wrong only beyond that dtype's rounding."""
+        narrower = {8: (np.float32, ml_dtypes.bfloat16, np.float16), 4: (np.float16, ml_dtypes.bfloat16)}
+        for quantity in ("value", "grad"):
+            mine = [f for f in self.failures if f.quantity == quantity and not f.problem]
+            got = [np.ravel(f.got[f.failing]) for f in mine if f.case.ordinary]
+            got = np.concatenate(got) if got else np.zeros(0, LONG)
+            got = got[np.isfinite(got) & (got != 0)].astype(np.float64)
+            for dtype in narrower.get(self.dtype.itemsize, ()):
+                with np.errstate(all="ignore"):
+                    if got.size < 8 or not np.all(got == got.astype(dtype).astype(np.float64)):
+                        continue
+                for f in mine:
+                    if f.wrong is not None:
+                        f.wrong = f.wrong & (f.error > f.coarse * (epsilon(dtype) / self.eps))
+                        f.severity = WRONG if f.wrong.any() else INACCURATE
+                        f.narrow = "" if f.wrong.any() else str(np.dtype(dtype))
+                break
+
+    def cap(self) -> float | None:
+        """The value at which the candidate stops rising while the truth goes on, if there is one."""
+        if self._cap is _UNKNOWN:
+            self._cap = self._probe_cap()
+        return self._cap
+
+    def _probe_cap(self) -> float | None:
+        seen = []
+        for case in self.lead_cases:
+            rows = len(case.tags["lead"])
+            for row in range(rows - 8, rows - 2):
+                one = {
+                    n: v[row : row + 1] if isinstance(v, np.ndarray) and v.ndim and len(v) == rows else v
+                    for n, v in case.arguments.items()
+                }
+                try:
+                    want = self.loss(**widened(self.loss, one), **({"reduction": "sum"} if self.loss.reducible else {}))
+                    got = as_array(self.candidate.value(one, case.passed, self.reduction_options("sum")))
+                except Exception:
+                    continue
+                if np.size(want) == got.size == 1 and np.isfinite(float(got.ravel()[0])) and np.isfinite(want):
+                    seen.append((float(want), float(got.ravel()[0])))
+        seen += self._probe_probabilities()
+        seen.sort()
+        for (low, at_low), (high, at_high) in pairwise(seen):
+            if high - low > 1 and abs(at_high - at_low) <= 1e-3 * abs(at_high) and low > at_low > 1:
+                return at_high
+        return None
+
+    def _probe_probabilities(self) -> list[tuple[float, float]]:
+        """The same for probabilities that approach 0 where the target is 1."""
+        both = [
+            n for n, a in self.loss.arguments.items()
+            if a.is_array and a.required and is_real(self.loss, n)
+            and (a.declaration.interval.low, a.declaration.interval.high) == (0, 1)
+        ]  # fmt: skip
+        if len(both) != 2 or both[0] not in self.loss.of or not self.loss.reducible or self.loss.returns != "...":
+            return []
+        seen = []
+        for p in (1e-3, 1e-5, 1e-8, 1e-11, 1e-14, 1e-17, 1e-20, 1e-24, 1e-28):
+            one = {n: a.default for n, a in self.loss.arguments.items() if not a.required}
+            one |= {both[0]: np.full(1, p).astype(self.dtype), both[1]: np.ones(1).astype(self.dtype)}
+            one = {n: one[n] for n in self.loss.arguments}
+            try:
+                got = as_array(self.candidate.value(one, (), self.reduction_options("sum")))
+                seen.append((float(self.loss(**widened(self.loss, one), reduction="sum")), float(got.ravel()[0])))
+            except Exception:
+                continue
+        return [(want, got) for want, got in seen if np.isfinite(want) and np.isfinite(got)]
 
     def _judge_invalid(self, case: Case) -> None:
         """Where the mathematics is undefined, a number is worse than NaN or an error."""
@@ -178,8 +259,10 @@ class Judge:
     def cotangent(self, case: Case, reduction: str):
         """Never ones: a number, or a different number for every term."""
         if not self.candidate.takes_cotangent:
-            return np.float64(1.0) if self.loss.reducible and reduction != "none" else np.ones(
-                terms_shape(self.loss, case.arguments)
+            return (
+                np.float64(1.0)
+                if self.loss.reducible and reduction != "none"
+                else np.ones(terms_shape(self.loss, case.arguments))
             )
         rng = np.random.default_rng([self.seed, 11, *case.name.encode()])
         if self.loss.reducible and reduction != "none":
@@ -193,7 +276,7 @@ class Judge:
                 drawn = np.where(np.isfinite(np.asarray(self.loss(**widened(self.loss, case.arguments)))), drawn, 0)
         return np.asarray(drawn.astype(self.dtype).astype(np.float64))
 
-    # -- one case --------------------------------------------------------------------------------------------------------
+    # -- one case ----------------------------------------------------------------------------------------------------
 
     def judge(self, case: Case, reduction: str, record: bool = True) -> list[Failure]:
         """Run the candidate on a case; returns (and remembers) what is not within its allowance."""
@@ -205,6 +288,8 @@ class Judge:
         found: list[Failure] = []
         if case.kind == "ordinary":
             self._learn(case)
+        if case.kind == "lead" and record and case not in self.lead_cases[-1:]:
+            self.lead_cases.append(case)
         if self.candidate.has_value:
             got, failure = self._call(case, reduction, "value", cotangent, record)
             if failure is not None:
@@ -280,7 +365,7 @@ class Judge:
         found = self.typical.get(self._options_key(case))
         return found or next(iter(self.typical.values()), (1.0, 1.0, 1.0))
 
-    # -- calling the candidate -------------------------------------------------------------------------------------------
+    # -- calling the candidate ---------------------------------------------------------------------------------------
 
     def _call(self, case: Case, reduction: str, quantity: str, cotangent, record: bool):
         """The result of the candidate as arrays; or a failure; or neither, where refusing is no fault."""
@@ -334,7 +419,7 @@ class Judge:
     def _note(self, diagnosis: str, case: Case, text: str) -> None:
         self.notes.setdefault((diagnosis, text), (case, text))
 
-    # -- comparing -------------------------------------------------------------------------------------------------------
+    # -- comparing ---------------------------------------------------------------------------------------------------
 
     def _judge_value(self, case, reduction, got, true: Truth, cotangent, divisor, record):
         want = true.value
@@ -363,7 +448,9 @@ class Judge:
             failing &= ~(error <= BESIDE_OURS * self._own_error(case, reduction, "value", 0, true, cotangent, divisor))
         if not failing.any():
             return None, true
-        return self._failure(case, reduction, "value", 0, got, want, unit, VALUE_LIMIT, coarse, failing, cotangent), true
+        return self._failure(
+            case, reduction, "value", 0, got, want, unit, VALUE_LIMIT, coarse, failing, cotangent
+        ), true
 
     def _judge_gradients(self, case, reduction, got, true: Truth, cotangent, record, retried=False) -> list[Failure]:
         if len(got) > len(true.gradients):  # one for every real array, also for those that have no gradient here
@@ -382,7 +469,10 @@ class Judge:
                 found.append(self._misshapen(case, reduction, "grad", k, g, want, cotangent))
                 continue
             g = g.astype(LONG)
-            unit, coarse = self._gradient_unit(k, true, cotangent), self._gradient_coarse(case, k, true, cotangent, reduction)
+            unit, coarse = (
+                self._gradient_unit(k, true, cotangent),
+                self._gradient_coarse(case, k, true, cotangent, reduction),
+            )
             error = distance(g, want)
             kink = true.kinks[k]
             excused = (kink & (np.isfinite(g) | ~np.isfinite(want))) | (np.isnan(want) & (g == 0))
@@ -397,8 +487,10 @@ class Judge:
                 )
         if found and reduction == "mean" and not retried:
             for other in self._other_means(case, true, cotangent):
-                # where the value cannot tell (it is 0), a mean that was seen to divide by something else may still do so
-                if self._divides(other) and not self._judge_gradients(case, reduction, got, other, cotangent, False, True):
+                # The value cannot tell where it is 0: a mean that divided by something else before may do so here.
+                if self._divides(other) and not self._judge_gradients(
+                    case, reduction, got, other, cotangent, False, True
+                ):
                     return []
         return found
 
@@ -409,7 +501,9 @@ class Judge:
             lost = np.isfinite(want) & ~np.isfinite(got)  # an infinity or NaN in place of a number is not lost digits
             wrong = beyond & (lost | self._obvious_is_right(case, reduction, want.shape))
         severity = WRONG if wrong.any() else INACCURATE
-        return Failure(case, reduction, quantity, k, got, want, unit, limit, coarse, failing, severity, cotangent, wrong)
+        return Failure(
+            case, reduction, quantity, k, got, want, unit, limit, coarse, failing, severity, cotangent, wrong
+        )
 
     def _misshapen(self, case, reduction, quantity, k, got, want, cotangent) -> Failure:
         nothing = np.zeros(())
@@ -441,7 +535,9 @@ class Judge:
 
     def _magnitude(self, case: Case) -> float:
         """The largest finite entry of the differentiable arguments."""
-        arrays = [np.asarray(case.arguments[n]).astype(np.float64) for n in self.loss.of if case.arguments[n] is not None]
+        arrays = [
+            np.asarray(case.arguments[n]).astype(np.float64) for n in self.loss.of if case.arguments[n] is not None
+        ]
         return float(max((np.max(_finite(a), initial=0.0) for a in arrays), default=0.0))
 
     def _row_magnitude(self, case: Case, shape: tuple):
@@ -451,7 +547,9 @@ class Judge:
             for name in self.loss.of:
                 x = case.arguments[name]
                 if x is not None and np.size(x) and np.shape(x)[: len(shape)] == shape:
-                    parts.append(_finite(np.asarray(x).astype(np.float64)).reshape(*shape, -1).max(axis=-1, initial=0.0))
+                    parts.append(
+                        _finite(np.asarray(x).astype(np.float64)).reshape(*shape, -1).max(axis=-1, initial=0.0)
+                    )
             if parts:
                 return np.max(parts, axis=0)
         return self._magnitude(case)
@@ -488,7 +586,7 @@ class Judge:
         entries = max((np.size(case.arguments[n]) for n in self.loss.of if case.arguments[n] is not None), default=1)
         return entries / max(int(np.prod(shape)), 1) if self.loss.row_wise else entries
 
-    # -- what is fair ----------------------------------------------------------------------------------------------------
+    # -- what is fair ------------------------------------------------------------------------------------------------
 
     def _obvious_is_right(self, case: Case, reduction: str, shape: tuple) -> np.ndarray:
         """Whether the literal formula, in this dtype, survives this input: per term where results are per term."""
@@ -506,8 +604,11 @@ class Judge:
                 right = distance(got, true.terms) <= self._value_coarse(plain_case, true)
             except Exception:
                 right = np.zeros((), bool)
-        if right.ndim and right.shape == shape[: right.ndim] and self.loss.row_wise and (
-            reduction == "none" or len(shape) >= right.ndim
+        if (
+            right.ndim
+            and right.shape == shape[: right.ndim]
+            and self.loss.row_wise
+            and (reduction == "none" or len(shape) >= right.ndim)
         ):
             return right.reshape(right.shape + (1,) * (len(shape) - right.ndim))
         return np.broadcast_to(right.all(), shape)
@@ -541,7 +642,11 @@ class Judge:
             if distance(got, other.value) <= VALUE_LIMIT * self._value_unit(case, other):
                 self.other_means.add(other.divides_by)
                 if record and self.declared["mean"] != other.divides_by:
-                    self._note("mean-divides-by-" + other.divides_by.replace(" ", "-"), case, f"a mean divides by {other.divides_by}")
+                    self._note(
+                        "mean-divides-by-" + other.divides_by.replace(" ", "-"),
+                        case,
+                        f"a mean divides by {other.divides_by}",
+                    )
                 return other
         return None
 

@@ -10,10 +10,14 @@ import pytest
 
 def pytest_addoption(parser) -> None:
     group = parser.getgroup("lossref")
-    group.addoption("--lossref-report", metavar="DIR", default=None, help="write a JSON and an HTML report of every check here")
+    group.addoption(
+        "--lossref-report", metavar="DIR", default=None, help="write a JSON and an HTML report of every check here"
+    )
     group.addoption("--lossref-seed", type=int, default=0, metavar="N", help="draw other random inputs")
     group.addoption("--lossref-quick", action="store_true", help="fewer cases: a few seconds a loss")
-    group.addoption("--lossref-xfails", metavar="FILE", default=None, help="findings that are expected, one substring a line")
+    group.addoption(
+        "--lossref-xfails", metavar="FILE", default=None, help="findings that are expected, one substring a line"
+    )
 
 
 @pytest.fixture

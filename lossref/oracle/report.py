@@ -83,7 +83,7 @@ class Report:
             raise Rejected(self)
         return self
 
-    # -- text ------------------------------------------------------------------------------------------------------------
+    # -- text --------------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
         lines = [f"{self.loss}, {self.framework}, {self.dtype}: {self.verdict.upper()}"]
@@ -91,11 +91,15 @@ class Report:
         for quantity, (units, case) in self.worst.items():
             beside = self.ratio.get(quantity)
             text = f"  worst {quantity} error: {_units(units)} of the yardstick's units ({case})"
-            lines.append(text + (f"; {beside:.2g} × that of the obvious code on ordinary inputs" if beside is not None else ""))
+            lines.append(
+                text + (f"; {beside:.2g} × that of the obvious code on ordinary inputs" if beside is not None else "")
+            )
         for finding in self.findings:
             mark = "expected, " if finding.expected else ""
             lines.append("")
-            lines.append(f"  [{mark}{finding.severity}] {finding.diagnosis} ({finding.quantity}, {finding.cases} cases)")
+            lines.append(
+                f"  [{mark}{finding.severity}] {finding.diagnosis} ({finding.quantity}, {finding.cases} cases)"
+            )
             lines += [f"    {line}" for line in finding.message.splitlines()]
         for line in self.unexpected:
             lines.append(f"  expected to fail and did not: {line}")
@@ -114,7 +118,7 @@ class Report:
             text.highlight_words([verdict.upper(), f"[{verdict}]"], style)
         return text
 
-    # -- for machines ----------------------------------------------------------------------------------------------------
+    # -- for machines ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict:
         return {
@@ -135,12 +139,13 @@ class Report:
         rows = []
         for f in self.findings:
             rows.append(
-                f'<section class="{f.severity}"><h3>{html.escape(f.diagnosis)} <small>{html.escape(f.severity)}, {f.quantity}, '
+                f'<section class="{f.severity}"><h3>{html.escape(f.diagnosis)} '
+                f"<small>{html.escape(f.severity)}, {f.quantity}, "
                 f"{f.cases} cases</small></h3><pre>{html.escape(f.message)}</pre></section>"
             )
         curves = "".join(_plot(q, points) for q, points in self.curves.items() if points)
         worst = "".join(
-            f"<tr><td>{q}</td><td>{_units(u)}</td><td>{html.escape(c)}</td><td>{'' if self.ratio.get(q) is None else f'{self.ratio[q]:.2g} ×'}</td></tr>"
+            f"<tr><td>{q}</td><td>{_units(u)}</td><td>{html.escape(c)}</td><td>{_times(self.ratio.get(q))}</td></tr>"
             for q, (u, c) in self.worst.items()
         )
         return _PAGE.format(
@@ -155,16 +160,19 @@ class Report:
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}: {verdict}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }}
 h1 b {{ padding: 0 .4em; border-radius: .2em; color: #fff; }}
 b.accurate {{ background: #1b7837; }} b.inaccurate {{ background: #b35806; }} b.wrong {{ background: #b2182b; }}
 section {{ border-left: .3rem solid #999; padding-left: 1rem; margin: 1.5rem 0; }}
 section.wrong {{ border-color: #b2182b; }} section.inaccurate {{ border-color: #b35806; }}
-pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6rem; }} td, th {{ padding: .1rem .8rem .1rem 0; text-align: left; }}
+pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6rem; }}
+td, th {{ padding: .1rem .8rem .1rem 0; text-align: left; }}
 small {{ color: #555; font-weight: normal; }} svg text {{ font: 12px system-ui, sans-serif; fill: #333; }}
 </style></head><body>
 <h1>{title}: <b class="{verdict}">{verdict}</b></h1>
-<p>{cases} cases of the case set {version}, seed {seed}. Errors are in units of the yardstick: how far the answer moves when every input, and the answer itself, moves by one rounding.</p>
+<p>{cases} cases of the case set {version}, seed {seed}. Errors are in units of the yardstick: how far the
+answer moves when every input, and the answer itself, moves by one rounding.</p>
 <table><tr><th></th><th>worst error</th><th>on</th><th>beside the obvious code</th></tr>{worst}</table>
 {curves}
 <h2>Findings</h2>
@@ -189,7 +197,10 @@ def _plot(quantity: str, points: list) -> str:
         return height - bottom - (height - bottom - 20) * (np.log10(y) + 2) / 12
 
     allowed = 4.0 if quantity == "value" else 8.0
-    dots = "".join(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3" fill="{"#1b7837" if y <= allowed else "#b2182b"}"/>' for x, y in zip(xs, ys, strict=True))
+    dots = "".join(
+        f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3" fill="{"#1b7837" if y <= allowed else "#b2182b"}"/>'
+        for x, y in zip(xs, ys, strict=True)
+    )
     y_ticks = "".join(
         f'<text x="{left - 8}" y="{py(10.0**k) + 4:.1f}" text-anchor="end">{10.0**k:g}</text>'
         f'<line x1="{left}" x2="{width - 20}" y1="{py(10.0**k):.1f}" y2="{py(10.0**k):.1f}" stroke="#eee"/>'
@@ -199,7 +210,8 @@ def _plot(quantity: str, points: list) -> str:
         f'<text x="{px(x):.1f}" y="{height - bottom + 18}" text-anchor="middle">{x:g}</text>'
         for x in np.rint(np.linspace(0, x_end, 6))
     )
-    line = f'<line x1="{left}" x2="{width - 20}" y1="{py(allowed):.1f}" y2="{py(allowed):.1f}" stroke="#1b7837" stroke-dasharray="4 3"/>'
+    at = f"{py(allowed):.1f}"
+    line = f'<line x1="{left}" x2="{width - 20}" y1="{at}" y2="{at}" stroke="#1b7837" stroke-dasharray="4 3"/>'
     name = "value" if quantity == "value" else "gradient"
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="error of the {name} against lead">'
@@ -207,6 +219,10 @@ def _plot(quantity: str, points: list) -> str:
         f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle">lead of one entry over its row</text>'
         f'<text x="{left}" y="12">error of the {name} in units of the yardstick (dashed: allowed)</text></svg></figure>'
     )
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2g} ×"
 
 
 def _units(error: float) -> str:

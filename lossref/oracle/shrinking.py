@@ -41,7 +41,11 @@ class _Search:
         except Exception:
             return False
         for other in found:
-            if other.quantity == self.best.quantity and other.position == self.best.position and _nature(other) == self.nature:
+            if (
+                other.quantity == self.best.quantity
+                and other.position == self.best.position
+                and _nature(other) == self.nature
+            ):
                 self.best = other
                 return True
         return False
@@ -103,7 +107,9 @@ class _Search:
                 labels = np.asarray(value)
                 if any(int(k) not in place and k != ignored for k in labels.flat):
                     return None
-                value = np.array([k if k == ignored else place[int(k)] for k in labels.flat], labels.dtype).reshape(labels.shape)
+                value = np.array([k if k == ignored else place[int(k)] for k in labels.flat], labels.dtype).reshape(
+                    labels.shape
+                )
             arguments[name] = value
         return arguments
 

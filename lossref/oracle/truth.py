@@ -54,7 +54,8 @@ class Truth:
 
 
 def smallest(dtype) -> float:
-    """Below this, an error does not count: hardware may flush subnormal numbers, except in float16, which needs them."""
+    """Below this, an error does not count: hardware may flush subnormal numbers, except in float16, which needs "
+    "them."""
     info = ml_dtypes.finfo(dtype)
     return 4 * float(info.smallest_subnormal) if np.dtype(dtype) == np.float16 else float(info.smallest_normal)
 

@@ -52,7 +52,10 @@ SCHEMA = {
             "required": ["shape", "data"],
             "properties": {
                 "shape": {"type": "array", "items": {"type": "integer"}},
-                "data": {"type": "array", "items": {"anyOf": [{"type": ["integer", "boolean"]}, {"$ref": "#/$defs/real"}]}},
+                "data": {
+                    "type": "array",
+                    "items": {"anyOf": [{"type": ["integer", "boolean"]}, {"$ref": "#/$defs/real"}]},
+                },
             },
         },
         "enclosure": {
@@ -82,7 +85,13 @@ def _export(folder: Path, names, seed) -> Iterator[tuple[Path, int]]:
         path.write_text(text, encoding="utf-8", newline="\n")
         files[path.name] = {"vectors": len(lines), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         yield path, len(lines)
-    manifest = {"case_set": VERSION, "dtype": "float64", "seed": seed, "limits": {"terms": 4, "gradients": 8}, "files": files}
+    manifest = {
+        "case_set": VERSION,
+        "dtype": "float64",
+        "seed": seed,
+        "limits": {"terms": 4, "gradients": 8},
+        "files": files,
+    }
     (folder / "schema.json").write_text(json.dumps(SCHEMA, indent=2) + "\n", encoding="utf-8")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for reader in READERS:
@@ -140,7 +149,10 @@ def _vector(loss, case: Case, number: int, seed: int) -> dict:
         "id": number, "case": case.name, "arguments": {n: _array(v) for n, v in arrays.items()},
         "options": {n: _option(v) for n, v in plain.items()}, "cotangent": _array(cotangent),
         "terms": _enclosure(y.terms, y.term_scale, None),
-        "gradients": {n: _enclosure(g, s, k) for n, g, s, k in zip(y.given, y.gradients, y.gradient_scales, y.kinks, strict=True)},
+        "gradients": {
+            n: _enclosure(g, s, k)
+            for n, g, s, k in zip(y.given, y.gradients, y.gradient_scales, y.kinks, strict=True)
+        },
     }  # fmt: skip
 
 

@@ -146,12 +146,29 @@ def _findings(judge: Judge) -> list[Finding]:
     found: list[Finding] = []
     for name, (case, quantity) in judge.overwritten.items():
         what = "a read-only array" if name == "read-only" else f"the argument {name}"
-        text = f"{'computing the ' + ('value' if quantity == 'value' else 'gradient')} writes into {what} ({case.name}).\nbetter: {FORMS['input-overwritten']}"
+        computed = "value" if quantity == "value" else "gradient"
+        text = f"computing the {computed} writes into {what} ({case.name}).\nbetter: {FORMS['input-overwritten']}"
         found.append(Finding("input-overwritten", "inputs", case.name, _inputs(case), message=text, severity=WRONG))
     for case, got in judge.hidden[:1]:
-        text = (f"a number ({_text(got)}) for {case.name}, where the logarithm of a negative number is asked for: a sign error upstream "
-                f"would train silently.\nbetter: raise an error, or let NaN through")
-        found.append(Finding("invalid-input-hidden", "semantics", case.name, _inputs(case), got, float("nan"), float("inf"), 0.0, text, WRONG, len(judge.hidden)))
+        text = (
+            f"a number ({_text(got)}) for {case.name}, where the logarithm of a negative number is asked for: "
+            "a sign error upstream would train silently.\nbetter: raise an error, or let NaN through"
+        )
+        found.append(
+            Finding(
+                "invalid-input-hidden",
+                "semantics",
+                case.name,
+                _inputs(case),
+                got,
+                float("nan"),
+                float("inf"),
+                0.0,
+                text,
+                WRONG,
+                len(judge.hidden),
+            )
+        )
     grouped: dict[tuple, list[tuple[Failure, Diagnosis]]] = {}
     seen: dict[tuple, int] = {}
     for failure in sorted(judge.failures, key=_simplicity):
@@ -159,17 +176,17 @@ def _findings(judge: Judge) -> list[Finding]:
         seen[kind] = seen.get(kind, 0) + 1
         options = (*kind, failure.case.passed)
         seen[options] = seen.get(options, 0) + 1
-        if seen[options] > 3 and seen[kind] > 8 or seen[kind] > 24:
+        if (seen[options] > 3 and seen[kind] > 8) or seen[kind] > 24:
             continue  # more of the same
         diagnosis = diagnose(judge, failure, judge.failures)
         grouped.setdefault((diagnosis.slug, failure.quantity, failure.severity), []).append((failure, diagnosis))
     for (slug, quantity, severity), members in grouped.items():
         failure, diagnosis = members[0]
         small = shrink(judge, failure)
-        shown = diagnosis if small is failure else diagnosis
-        found.append(_finding(judge, slug, quantity, severity, small, shown, len(members)))
+        found.append(_finding(judge, slug, quantity, severity, small, diagnosis, len(members)))
     for (slug, text), (case, _) in judge.notes.items():
-        found.append(Finding(slug, "semantics", case.name, _inputs(case), message=f"{text} ({case.name}): a choice, not an error; declare it with semantics=.", severity="note"))  # fmt: skip
+        found.append(Finding(slug, "semantics", case.name, _inputs(case), message=f"{text} ({case.name}): a "
+            "choice, not an error; declare it with semantics=.", severity="note"))  # fmt: skip
     order = {"wrong": 0, "inaccurate": 1, "note": 2}
     return sorted(found, key=lambda f: (order[f.severity], -f.cases))
 
@@ -215,12 +232,19 @@ def _inputs(case, failure: Failure | None = None) -> dict:
 
 
 def _message(judge: Judge, failure: Failure, diagnosis: Diagnosis, at, got, want) -> str:
-    name = "value" if failure.quantity == "value" else f"gradient by {judge.loss.of[min(failure.position, len(judge.loss.of) - 1)]}"
+    name = (
+        "value"
+        if failure.quantity == "value"
+        else f"gradient by {judge.loss.of[min(failure.position, len(judge.loss.of) - 1)]}"
+    )
     lines = [diagnosis.cause]
     lines.append("on " + failure.case.name + ": " + _call_text(judge, failure))
     if not failure.problem and at is not None:
         where = f"[{', '.join(str(int(i)) for i in at)}]" if len(at) else ""
-        lines.append(f"{name}{where}: got {_digits(got)}, want {_digits(want)}; error {_error(failure.units)}, allowed {failure.limit:g} units of the yardstick")
+        lines.append(
+            f"{name}{where}: got {_digits(got)}, want {_digits(want)}; error {_error(failure.units)}, allowed "
+            f"{failure.limit:g} units of the yardstick"
+        )
     form = FORMS.get(diagnosis.slug)
     if form:
         lines.append(f"better: {form}")
@@ -238,13 +262,15 @@ def _call_text(judge: Judge, failure: Failure) -> str:
 
 def _text(value) -> str:
     if np.ndim(value) == 0:
-        return repr(value.item()) if isinstance(value, np.generic) or isinstance(value, np.ndarray) else repr(value)
+        return repr(value.item()) if isinstance(value, (np.generic, np.ndarray)) else repr(value)
     array = np.asarray(value)
     if array.size > 24:
         return f"array of shape {array.shape}"
     if array.dtype.kind not in "iub":
         array = array.astype(np.float64)
-    return np.array2string(array, separator=", ", threshold=30, max_line_width=10**6, floatmode="unique").replace("\n", "")
+    return np.array2string(array, separator=", ", threshold=30, max_line_width=10**6, floatmode="unique").replace(
+        "\n", ""
+    )
 
 
 def _digits(x) -> str:
@@ -274,7 +300,9 @@ def _summarise(judge: Judge, report: Report) -> None:
         o for o in judge.outcomes
         if o.quantity == "value" and o.case.kind == "ordinary" and not o.case.passed and o.reduction == "none"
     ]  # fmt: skip
-    mine = max((float(np.max(np.where(np.isnan(o.units), np.inf, o.units), initial=0.0)) for o in ordinary), default=None)
+    mine = max(
+        (float(np.max(np.where(np.isnan(o.units), np.inf, o.units), initial=0.0)) for o in ordinary), default=None
+    )
     if own and ordinary and mine is not None and np.isfinite(mine):
         report.ratio["value"] = mine / own
 

@@ -79,7 +79,9 @@ def over_all_rows(logits, labels, *, ignore_index=-100):
 
 
 def over_all_rows_gradient(logits, labels, *, ignore_index=-100, cotangent=1.0):
-    return CrossEntropy().grad(logits, labels, ignore_index=ignore_index, reduction="sum", cotangent=cotangent / max(len(labels), 1))
+    return CrossEntropy().grad(
+        logits, labels, ignore_index=ignore_index, reduction="sum", cotangent=cotangent / max(len(labels), 1)
+    )
 
 
 def refuses_nothing(logits, labels, *, ignore_index=-100):
@@ -159,7 +161,8 @@ RIGHT = [
     Right("loop over rows", "cross_entropy", row_by_row, row_by_row_gradient),
     Right("one term a row", "cross_entropy", terms_only),
     Right("float64 inside", "cross_entropy", in_float64, in_float64_gradient),
-    Right("mean over all rows", "cross_entropy", over_all_rows, over_all_rows_gradient, notes=("mean-divides-by-all-rows",)),
+    Right("mean over all rows", "cross_entropy", over_all_rows, over_all_rows_gradient,
+        notes=("mean-divides-by-all-rows",)),
     Right("refuses an empty mean", "cross_entropy", refuses_nothing, notes=("empty-mean",)),
     Right("a sum, declared", "cross_entropy", summed, kwargs={"reduction": "sum"}),
     Right("one-hot with where", "cross_entropy", one_hot),

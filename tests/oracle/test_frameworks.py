@@ -45,9 +45,12 @@ def test_lossref_behind_torch_tensors():
     assert report.verdict == "accurate", str(report)
 
 
+@pytest.mark.slow
 def test_jax_softplus_and_a_wrong_one():
     jax = pytest.importorskip("jax")
-    report = lr.oracle.check("softplus", value=lambda x: jax.nn.softplus(x), framework="jax", dtype="float32", quick=True)
+    report = lr.oracle.check(
+        "softplus", value=lambda x: jax.nn.softplus(x), framework="jax", dtype="float32", quick=True
+    )
     assert report.verdict != "wrong", str(report)
 
     def naive(x):

@@ -40,6 +40,8 @@ def test_looks_right_on_ordinary_inputs(mutant):
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_is_caught_and_named(mutant):
     need(mutant)
-    report = lr.oracle.check(mutant.loss, value=mutant.value, grad=mutant.grad, dtype=mutant.dtype, kwargs=mutant.kwargs)
+    report = lr.oracle.check(mutant.loss, value=mutant.value, grad=mutant.grad, dtype=mutant.dtype,
+        kwargs=mutant.kwargs,
+                             quick=mutant.quick)  # fmt: skip
     assert report.verdict in mutant.verdict, str(report)
     assert set(mutant.diagnoses) & {f.diagnosis for f in report.findings[:4]}, str(report)

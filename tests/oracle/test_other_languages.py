@@ -28,7 +28,9 @@ def run(*command):
 @pytest.fixture(scope="module")
 def c_program(tmp_path_factory):
     program = tmp_path_factory.mktemp("c") / "cross_entropy"
-    made = run(tool("cc", "gcc", "clang"), "-O2", "-Wall", "-Werror", "-o", program, EXAMPLES / "cross_entropy.c", "-lm")
+    made = run(
+        tool("cc", "gcc", "clang"), "-O2", "-Wall", "-Werror", "-o", program, EXAMPLES / "cross_entropy.c", "-lm"
+    )
     assert made.returncode == 0, made.stderr
     return program
 
@@ -41,7 +43,9 @@ def test_a_right_program_in_c_is_accurate(c_program):
 
 def test_a_bug_in_c_is_found(c_program, tmp_path):
     source = (EXAMPLES / "cross_entropy.c").read_text()
-    wrong = source.replace("-others * cotangent[0] / n", "(exp(row[label] - row[top]) / (1 + rest) - 1) * cotangent[0] / n")
+    wrong = source.replace(
+        "-others * cotangent[0] / n", "(exp(row[label] - row[top]) / (1 + rest) - 1) * cotangent[0] / n"
+    )
     assert wrong != source
     (tmp_path / "wrong.c").write_text(wrong)
     assert run(tool("cc", "gcc", "clang"), "-O2", "-o", tmp_path / "wrong", tmp_path / "wrong.c", "-lm").returncode == 0
@@ -92,7 +96,9 @@ def test_vectors_enclose_the_value_and_the_gradient(vectors):
 
 
 def test_the_reader_in_c(vectors, tmp_path):
-    made = run(tool("cc", "gcc", "clang"), "-O2", "-Wall", "-Werror", "-o", tmp_path / "reader", vectors / "reader.c", "-lm")
+    made = run(
+        tool("cc", "gcc", "clang"), "-O2", "-Wall", "-Werror", "-o", tmp_path / "reader", vectors / "reader.c", "-lm"
+    )
     assert made.returncode == 0, made.stderr
     read = run(tmp_path / "reader", vectors / "cross_entropy.jsonl")
     assert read.returncode == 0, read.stdout

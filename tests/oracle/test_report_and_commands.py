@@ -67,7 +67,9 @@ def test_raise_if(report):
 def test_expected_failures_are_run_and_unexpected_passes_are_reported():
     two = next(r for r in RIGHT if r.name == "two passes")
     text = "saturated  # issue 12\np-minus-one\noffset-sensitive\ncancellation\nlow-precision\nnever-seen\n"
-    report = lr.oracle.check("cross_entropy", value=two.value, grad=two.grad, dtype="float32", quick=True, expected_failures=text)
+    report = lr.oracle.check(
+        "cross_entropy", value=two.value, grad=two.grad, dtype="float32", quick=True, expected_failures=text
+    )
     assert report.verdict == "accurate" and "never-seen" in report.unexpected
     assert any(f.expected == "p-minus-one" for f in report.findings)
 
@@ -82,7 +84,8 @@ def module(tmp_path):
 @pytest.mark.parametrize(("function", "status"), [("right", 0), ("value", 1), ("wrong", 1)])
 def test_the_command(module, function, status, tmp_path):
     result = CliRunner().invoke(app, ["check", f"{module}:{function}", "--loss", "cross_entropy", "--dtype", "float32",
-                                      "--quick", "--json", str(tmp_path / "o.json"), "--html", str(tmp_path / "o.html")])  # fmt: skip
+                                      "--quick", "--json", str(tmp_path / "o.json"), "--html",
+                                      str(tmp_path / "o.html")])  # fmt: skip
     assert result.exit_code == status, result.output
     assert json.loads((tmp_path / "o.json").read_text())["loss"] == "cross_entropy"
     assert (tmp_path / "o.html").read_text().startswith("<!doctype html>")
@@ -118,10 +121,23 @@ def test_not_accurate(lossref_check):
 
 def test_the_pytest_plugin(module, tmp_path):
     (tmp_path / "test_mine.py").write_text(TEST_FILE)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--lossref-quick", "--lossref-report", "reports", "test_mine.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--lossref-quick",
+        "--lossref-report",
+        "reports",
+        "test_mine.py",
+    ]
     if not _installed():
         command[3:3] = ["-p", "lossref.oracle.pytest_plugin"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
     assert "2 passed" in done.stdout and "1 failed" in done.stdout, done.stdout + done.stderr
     assert "INACCURATE" in done.stdout
     assert len(list((tmp_path / "reports").glob("*.html"))) == 3
@@ -135,7 +151,8 @@ def _installed():
 
 def test_the_plugin_loads_nothing_heavy():
     code = ("import sys, lossref.oracle.pytest_plugin; "
-            "print([m for m in ('numba', 'flint', 'scipy', 'typer', 'rich', 'torch', 'jax') if m in sys.modules])")  # fmt: skip
+            "print([m for m in ('numba', 'flint', 'scipy', 'typer', 'rich', 'torch', 'jax') if m in "
+            "sys.modules])")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() in ("[]", "['rich']"), done.stdout + done.stderr
 

@@ -66,7 +66,7 @@ class JaxCandidate(Candidate):
                     options["cotangent"] = self.own(np.asarray(cotangent))
                 result = self.grad_function(*map(self.own, positional), **options)
                 return tuple(map(self.array, result)) if isinstance(result, (tuple, list)) else self.array(result)
-            names = [n for n, a in self.loss.arguments.items() if a.required]
+            names = self.positional_names
             places = [k for k, n in enumerate(names[: len(positional)]) if n in self.loss.of]
             arrays = [self.own(x) for x in positional]
             function = self._function(options)

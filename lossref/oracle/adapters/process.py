@@ -64,8 +64,7 @@ class ProcessCandidate(Candidate):
         return self._ask("grad", positional, keywords, np.asarray(cotangent))
 
     def _ask(self, what, positional, keywords, cotangent):
-        names = [n for n, a in self.loss.arguments.items() if a.required]
-        arrays = {**dict(zip(names, positional, strict=False)), **keywords}
+        arrays = {**dict(zip(self.positional_names, positional, strict=False)), **keywords}
         request = {
             "loss": self.loss.name, "what": what, "dtype": self.dtype,
             "arguments": {n: written(v) for n, v in arrays.items() if isinstance(v, np.ndarray)},

@@ -76,7 +76,7 @@ class TorchCandidate(Candidate):
             return tuple(map(self.array, result)) if isinstance(result, (tuple, list)) else self.array(result)
         variables = []
         tensors = []
-        names = [n for n, a in self.loss.arguments.items() if a.required]
+        names = self.positional_names
         for name, x in zip(names, positional, strict=False):
             tensors.append(self.tensor(x, name in self.loss.of))
             if name in self.loss.of:

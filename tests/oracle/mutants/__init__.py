@@ -4,7 +4,7 @@ A mutant's ``ordinary`` is an input on which it looks right: that is how it got 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Mutant:
     dtype: str = "float32"
     kwargs: dict | None = None
     tolerance: float = 1e-4
-    extra: dict = field(default_factory=dict)
+    quick: bool = False  # where the truth is dear, fewer cases must do
 
     def __str__(self):
         return self.name

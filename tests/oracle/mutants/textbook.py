@@ -46,7 +46,13 @@ class CrossEntropy:
         return self.weighted(self.rows(), by)
 
     def options(self, logits, labels, weight, ignore_index, label_smoothing, softcap, z_loss_weight):
-        self.logits, self.labels, self.smoothing, self.cap, self.z = logits, labels, label_smoothing, softcap, z_loss_weight
+        self.logits, self.labels, self.smoothing, self.cap, self.z = (
+            logits,
+            labels,
+            label_smoothing,
+            softcap,
+            z_loss_weight,
+        )
         self.kept = labels != ignore_index
         self.label = np.where(self.kept, labels, 0)
         self.n, self.c = logits.shape
@@ -58,7 +64,9 @@ class CrossEntropy:
     def capped(self):
         if self.cap is None:
             return self.logits
-        return np.where(self.logits == -np.inf, -np.inf, self.cap * np.tanh(self.logits / self.cap)).astype(self.logits.dtype)
+        return np.where(self.logits == -np.inf, -np.inf, self.cap * np.tanh(self.logits / self.cap)).astype(
+            self.logits.dtype
+        )
 
     def cap_slope(self):
         if self.cap is None:
@@ -85,7 +93,11 @@ class CrossEntropy:
         return g
 
     def smooth_rows(self):
-        others = np.array([np.delete(self.w, j).sum() for j in range(self.c)], self.logits.dtype) if self.c < 400 else self.w.sum() - self.w
+        others = (
+            np.array([np.delete(self.w, j).sum() for j in range(self.c)], self.logits.dtype)
+            if self.c < 400
+            else self.w.sum() - self.w
+        )
         return (self.smoothing / self.c) * (self.row.p * others - self.w * self.row.not_p)
 
     def rows(self):
@@ -107,10 +119,12 @@ def cross_entropy(change=None):
     """(value, grad) of CrossEntropy, or of a class that changes a method of it."""
     cls = CrossEntropy if change is None else change
     return (
-        lambda *a, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0, reduction="mean": cls().value(
+        lambda *a, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0,
+            reduction="mean": cls().value(
             *a, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, softcap=softcap,
             z_loss_weight=z_loss_weight, reduction=reduction),
-        lambda *a, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0, reduction="mean", cotangent=1.0: cls().grad(
+        lambda *a, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0,
+            reduction="mean", cotangent=1.0: cls().grad(
             *a, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, softcap=softcap,
             z_loss_weight=z_loss_weight, reduction=reduction, cotangent=cotangent),
     )  # fmt: skip
