@@ -311,7 +311,16 @@ class _Maker:
         word = "leads" if sign > 0 else "trails"
         what = "" if not self.required_labels else (", at the label" if on else ", not at the label")
         text = f"one of {rows.shape[1]} entries {word} by up to {steps.max():g}{what}"
-        yield replace(case, name=text, kind="lead", arguments=arguments, tags={"lead": steps, "sign": sign, "on": on})
+        tags = {"lead": steps, "sign": sign, "on": on}
+        yield replace(case, name=text, kind="lead", arguments=arguments, tags=tags)
+        for other in self.real:  # hard targets: a soft one leaves nothing small
+            interval = self._declaration(other).interval
+            if other == name or np.shape(arguments[other]) != rows.shape or (interval.low, interval.high) != (0, 1):
+                continue
+            for target in (0.0, 1.0):
+                changed = {**arguments, other: np.full(rows.shape, target)}
+                more = f"{text}, {other} {target:g}"
+                yield replace(case, name=more, kind="lead", arguments=changed, tags=tags)
 
     def _vector_case(self, name, vector, steps) -> Iterator[Case]:
         case = self.example(None, {(self._declaration(name).dims or "").split()[0]: len(vector)})
@@ -357,6 +366,12 @@ class _Maker:
         found = list(self.loss.hard_cases(rng, self.scope.dtype))
         if self.scope.quick:
             found = found[::3]
+        flags = [n for n, a in self.loss.arguments.items() if isinstance(a.declaration, BooleanMask) and not a.is_array]
+        if self.loss.hard_rule is not None and self.scope.fixed is None:
+            own = list(self.loss.hard_rule(rng, self.scope.dtype))
+            for flag in (n for n in flags if self.scope.takes(n) and not self.loss.arguments[n].required):
+                value = not self.loss.arguments[flag].default
+                found += [(f"{what}, {flag}={value}", {**arguments, flag: value}) for what, arguments in own]
         defaults = {n: a.default for n, a in self.loss.arguments.items() if not a.required}
         for what, arguments in found:
             arguments = {n: {**defaults, **arguments, **fixed}[n] for n in self.loss.arguments}

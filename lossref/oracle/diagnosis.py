@@ -133,6 +133,12 @@ class _Examination:
             )
 
     def not_finite(self):
+        if self.failure.quantity == "grad" and (
+            self.failure.failing & np.isfinite(self.got) & (self.got != 0) & np.isnan(self.want)
+        ).any():
+            return Diagnosis(
+                "gradient-of-another-function", "a finite gradient where the value is infinite in a whole neighbourhood"
+            )
         bad = self.failure.failing & ~np.isfinite(self.got) & np.isfinite(self.want)
         if not bad.any():
             return None

@@ -495,10 +495,10 @@ class Judge:
         return found
 
     def _failure(self, case, reduction, quantity, k, got, want, unit, limit, coarse, failing, cotangent) -> Failure:
-        beyond = failing & (distance(got, want) > coarse)
+        beyond = failing & ~(distance(got, want) <= coarse)
         wrong = beyond
         if not case.ordinary:
-            lost = np.isfinite(want) & ~np.isfinite(got)  # an infinity or NaN in place of a number is not lost digits
+            lost = np.isfinite(want) != np.isfinite(got)  # an infinity or NaN in place of a number, or the reverse
             wrong = beyond & (lost | self._obvious_is_right(case, reduction, want.shape))
         severity = WRONG if wrong.any() else INACCURATE
         return Failure(
