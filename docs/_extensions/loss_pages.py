@@ -136,7 +136,7 @@ def where_the_obvious_form_fails(loss: Loss, most: int = 4) -> list[tuple[str, f
                 continue  # the obvious form knows no options, and some hard cases need one
             if ours.shape != theirs.shape or not ours.size:
                 continue
-            off = np.abs(ours - theirs) / np.abs(ours)
+            off = np.abs(np.subtract(ours, theirs, dtype=float)) / np.abs(ours)  # also of booleans
             off = np.where((ours == theirs) | np.isnan(ours), 0.0, np.where(np.isnan(off), np.inf, off))
             worst = int(np.argmax(off))
             values = float(ours[worst]), float(theirs[worst]) + 0.0  # no -0
