@@ -152,7 +152,7 @@ def check(
     ],
     loss: Annotated[str, typer.Option(help="The loss that it is meant to be.")],
     grad: Annotated[str | None, typer.Option(help="Its gradient function, where the framework derives none.")] = None,
-    framework: Annotated[str, typer.Option(help="numpy, torch, jax, tensorflow, mlx, cupy or process.")] = "numpy",
+    framework: Annotated[str, typer.Option(help="numpy, torch, jax or process.")] = "numpy",
     dtype: Annotated[
         list[str] | None, typer.Option(help="float64, float32, float16, bfloat16; may be repeated [default: float64].")
     ] = None,
