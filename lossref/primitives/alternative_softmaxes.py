@@ -183,7 +183,7 @@ def _(rng, dtype):
     symmetries={"row permutation": ()},
 )
 def stablemax(logits: Real("... C")):
-    r"""Softmax with a function that grows like x and decays like 1/|x| in place of the exponential.
+    r"""Softmax with a function that grows like x and decays like -1/x in place of the exponential.
 
     .. math::
         q_j = \frac{s(x_j)}{\sum_k s(x_k)}, \qquad
