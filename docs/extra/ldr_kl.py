@@ -51,9 +51,7 @@ def draw(figure):
             raise AssertionError(f"ldr_kl, temperature={temperature}: scores out of order or not minimal")
     for k in range(4):
         left.plot(TEMPERATURES, np.array(scores)[:, k] * TEMPERATURES, label=f"{one[0, k]:g}")
-    left.set(title="minimising scores", xlim=(0.15, 3), ylim=(-2.2, 2.2))
-    left.legend(title="probability", fontsize=7, title_fontsize=7, loc="upper left")
+    left.set(title="minimising scores", xlabel="temperature", xlim=(0, 3), ylim=(-2.2, 2.2))
+    left.legend(title="probability", fontsize=7, title_fontsize=7, loc="lower left", ncols=2)
     right.plot(TEMPERATURES, distances, color="#1f5fa8", linewidth=0.7)
-    right.set(title="smallest difference / temperature", yscale="log")
-    for axes in (left, right):
-        axes.set(xscale="log", xlabel="temperature")
+    right.set(title="smallest difference / temperature", xlabel="temperature", xscale="log", yscale="log")
