@@ -21,6 +21,7 @@ from .machine import description, installed
 from .terminal import console, known, usage_error
 
 DTYPES = ("float32", "float64")
+WORSE_THAN_0 = {"float32": 2.0**23, "float64": 2.0**52}  # 1/eps: answering 0 is never further off
 LIMITS = {"values": verification.VALUE_LIMIT, "gradients": verification.GRADIENT_LIMIT}
 
 
@@ -56,7 +57,7 @@ def compare_losses(
     comparisons = [_compare(name, why_absent, seed) for name in dict.fromkeys(names or known_to_others)]
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None:
-        text = json.dumps(_report(comparisons, seed), indent=1, ensure_ascii=False) + "\n"
+        text = _one_line_each(_report(comparisons, seed))
         if to_stdout:
             sys.stdout.write(text)
         else:
@@ -80,16 +81,18 @@ def _compare(name: str, why_absent: dict[str, str], seed: int) -> Comparison:
 # -- cells, the same in a terminal and in Markdown --------------------------------------------------------------------
 
 
-def _units(worst: Worst | None) -> str:
+def _units(worst: Worst | None, dtype: str) -> str:
     """An error in units of the yardstick."""
-    return NO if worst is None or not worst.count else _error(worst.error)
+    return NO if worst is None or not worst.count else _error(worst.error, dtype)
 
 
-def _error(error: float | None) -> str:
+def _error(error: float | None, dtype: str) -> str:
     if error is None:
         return NO
     if not isfinite(error):
         return "∞"
+    if error > WORSE_THAN_0[dtype]:
+        return "> 1/eps"
     if error < 1000:
         return f"{error:.2f}" if error < 10 else f"{error:.0f}"
     return f"{error:.1e}".replace("e+0", "e").replace("e+", "e")
@@ -110,7 +113,9 @@ def _accuracy_rows(comparison: Comparison) -> list[tuple[str, str, list[tuple[st
             cells = []
             for peer, m in zip(comparison.peers, measured, strict=True):
                 value, gradient = m.values[kind], m.gradients[kind]
-                text = _units(value) + (f" / {_units(gradient)}" if peer.differentiates and value.count else "")
+                text = _units(value, dtype)
+                if peer.differentiates and value.count:
+                    text += f" / {_units(gradient, dtype)}"
                 cells.append((text, _over(value, "values") or _over(gradient, "gradients")))
             rows.append((dtype, kind, cells))
     return rows
@@ -210,7 +215,8 @@ def _page(comparisons: list[Comparison], names: list[str] | None, seed: int) -> 
         "Errors are the worst of value / gradient, in units of the yardstick (see {ref}`yardstick`),",
         "eps · (\\|exact\\| + Σ \\|∂exact/∂x · x\\|); the aims are "
         f"{LIMITS['values']:g} and {LIMITS['gradients']:g}, what is over them is bold.",
-        f"∞: not finite where the exact answer is, or the reverse. {NO}: no such option, or nothing to measure.",
+        "> 1/eps: further off than 0 would be. ∞: not finite where the exact answer is, or the reverse.",
+        f"{NO}: no such option, or nothing to measure.",
         "Each column is measured on the inputs that it takes, under these headings:",
         "",
         *(f"- *{kind}*: {MEANINGS[kind]}" for kind in KINDS),
@@ -225,7 +231,7 @@ def _page(comparisons: list[Comparison], names: list[str] | None, seed: int) -> 
 
 def _headline(comparisons: list[Comparison]) -> list[str]:
     """The worst over all kinds of input, one line for each implementation."""
-    lines = ["## All at a glance", "", "The worst over all headings: value / gradient.", ""]
+    lines = ["## All at a glance", "", "The worst over all headings but subnormal answers: value / gradient.", ""]
     lines += ["| loss | implementation | float32 | float64 |", "| --- | --- | --- | --- |"]
     for comparison in comparisons:
         name = comparison.name
@@ -235,7 +241,7 @@ def _headline(comparisons: list[Comparison]) -> list[str]:
                 m = comparison.measured(dtype)[k]
                 value, gradient = m.overall("values"), m.overall("gradients")
                 over = not (value or 0) <= LIMITS["values"] or not (gradient or 0) <= LIMITS["gradients"]
-                text = _error(value) + (f" / {_error(gradient)}" if peer.differentiates else "")
+                text = _error(value, dtype) + (f" / {_error(gradient, dtype)}" if peer.differentiates else "")
                 cells.append(f"**{text}**" if over else text)
             lines.append(f"| {name} | {_escaped(peer.title)} | {' | '.join(cells)} |")
             name = ""
@@ -277,6 +283,14 @@ def _report(comparisons: list[Comparison], seed: int) -> dict[str, Any]:
     }
 
 
+def _one_line_each(report: dict[str, Any]) -> str:
+    """JSON with a line for each loss: short, and a change shows where it is."""
+    losses = report.pop("losses")
+    head = json.dumps(report, indent=1, ensure_ascii=False).removesuffix("\n}")
+    lines = [f'  "{name}": {json.dumps(found, ensure_ascii=False)}' for name, found in losses.items()]
+    return head + ',\n "losses": {\n' + ",\n".join(lines) + "\n }\n}\n"
+
+
 def _loss_report(comparison: Comparison) -> dict[str, Any]:
     return {
         "implementations": [p.title for p in comparison.peers],
@@ -299,4 +313,5 @@ def _loss_report(comparison: Comparison) -> dict[str, Any]:
 
 def _worst(worst: Worst) -> dict[str, Any]:
     """JSON has no infinities and no NaN: they become words."""
-    return {k: repr(v) if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(worst).items()}
+    found = asdict(worst) | {"error": float(f"{worst.error:.4g}")}
+    return {k: repr(v) if isinstance(v, float) and not isfinite(v) else v for k, v in found.items()}

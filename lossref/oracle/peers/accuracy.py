@@ -22,7 +22,7 @@ from lossref.exact.yardstick import yardstick
 
 from .calling import NotTaken, Peer
 
-ORDINARY, TRAINED, BLIND, WRONG, OFFSET, MASKS, OTHER = KINDS = (
+ORDINARY, TRAINED, BLIND, WRONG, OFFSET, MASKS, OTHER, SUBNORMAL = KINDS = (
     "ordinary",
     "a trained classifier",
     "blind band",
@@ -30,6 +30,7 @@ ORDINARY, TRAINED, BLIND, WRONG, OFFSET, MASKS, OTHER = KINDS = (
     "common offset",
     "masks",
     "other hard inputs",
+    "subnormal answers",
 )
 MEANINGS = {
     ORDINARY: "random arguments",
@@ -39,6 +40,7 @@ MEANINGS = {
     OFFSET: "a large number added to every entry",
     MASKS: "entries of -inf",
     OTHER: "equal entries, one entry far off that hardly matters, ends of the domain, the loss's own hard cases",
+    SUBNORMAL: "the exact answer is smaller than the smallest normal number, which some libraries flush to 0",
 }
 FAR = ("leads", "trails", "raised", "lowered", "the label is")
 
@@ -76,8 +78,8 @@ class Measurement:
     refusals: Counter = field(default_factory=Counter)
 
     def overall(self, which: str) -> float | None:
-        """The worst over all kinds of input."""
-        found = [worst.error for worst in getattr(self, which).values() if worst.count]
+        """The worst over all kinds of input; subnormal answers are a matter of their own."""
+        found = [worst.error for kind, worst in getattr(self, which).items() if worst.count and kind != SUBNORMAL]
         return max(found) if found else None
 
 
@@ -88,7 +90,7 @@ def measure(peer: Peer, dtype: str, seed: int = 0) -> Measurement:
         exact = case.truth.terms.midpoint
         try:
             computed = _shaped(peer.value(case.arguments), exact)
-            gradients = ()
+            gradients: tuple = ()
             if peer.differentiates:
                 gradients = peer.gradients(case.arguments, case.truth.given, case.cotangent)
         except NotTaken as reason:
@@ -107,7 +109,7 @@ def measure(peer: Peer, dtype: str, seed: int = 0) -> Measurement:
             true = case.truth.gradients[index].midpoint
             gradient = _shaped(gradient, true)
             errors = case.truth.gradient_error(index, gradient, dtype)
-            spread = _spread(kinds, true.shape)
+            spread = _spread(kinds, true, dtype)
             for kind in KINDS:
                 here = spread == kind
                 found.gradients[kind].see(errors[here], gradient[here], true[here], case.name)
@@ -147,15 +149,21 @@ def _kinds(case: Case, dtype) -> np.ndarray:
         kinds[(exact > 0) & (exact < eps)] = BLIND
     if kind == OTHER and any(word in case.name for word in FAR):
         kinds[exact > 8] = WRONG
-    return kinds
+    return np.where(_is_subnormal(exact, dtype), SUBNORMAL, kinds)
 
 
-def _spread(kinds: np.ndarray, shape: tuple) -> np.ndarray:
+def _is_subnormal(exact: np.ndarray, dtype) -> np.ndarray:
+    return (exact != 0) & (np.abs(exact) < float(ml_dtypes.finfo(dtype).smallest_normal))
+
+
+def _spread(kinds: np.ndarray, true: np.ndarray, dtype) -> np.ndarray:
     """The heading of each entry of a gradient: that of its term where the terms' axes lead, else the case's own."""
-    if shape[: kinds.ndim] == kinds.shape:
-        return np.broadcast_to(kinds.reshape(kinds.shape + (1,) * (len(shape) - kinds.ndim)), shape)
-    present = set(kinds.ravel())
-    return np.full(shape, present.pop() if len(present) == 1 else OTHER, object)
+    if true.shape[: kinds.ndim] == kinds.shape:
+        spread = np.broadcast_to(kinds.reshape(kinds.shape + (1,) * (true.ndim - kinds.ndim)), true.shape)
+    else:
+        present = set(kinds.ravel())
+        spread = np.full(true.shape, present.pop() if len(present) == 1 else OTHER, object)
+    return np.where(_is_subnormal(true, dtype), SUBNORMAL, spread)
 
 
 # -- the inputs -------------------------------------------------------------------------------------------------------
@@ -167,7 +175,17 @@ def all_cases(name: str, dtype: str, seed: int) -> tuple[Case, ...]:
     loss = losses()[name]
     rng = np.random.default_rng([seed, *b"compare", *name.encode()])
     known = [_case(loss, what, arguments, dtype, rng) for what, arguments in _known_answers(loss, dtype, rng)]
-    return (*case_set(name, dtype, seed), *known)
+    return (*(_without_weight_on_masks(loss, case, rng) for case in case_set(name, dtype, seed)), *known)
+
+
+def _without_weight_on_masks(loss: Loss, case: Case, rng) -> Case:
+    """The gradient of an output that is -inf is a convention: no cotangent there."""
+    finite = np.isfinite(case.truth.terms.midpoint)
+    if loss.reducible or finite.all():
+        return case
+    cotangent = np.where(finite, case.cotangent, 0.0)
+    truth = yardstick(loss, **case.arguments, cotangent=cotangent, rng=rng)
+    return Case(case.name, case.arguments, cotangent, truth)
 
 
 def forget() -> None:

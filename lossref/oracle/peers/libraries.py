@@ -15,6 +15,13 @@ import numpy as np
 FROM_THE_EXTRA = "pip install 'lossref[peers]'"
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "of no known version"
+
+
 class Library:
     """A library whose functions take NumPy arrays; one that differentiates overrides the rest."""
 
@@ -34,14 +41,10 @@ class Library:
         return ""
 
     def versions(self) -> str:
-        """What was measured: "0.2.8", or "0.2.8, jax 0.10.2" where one package alone does not say it."""
-        found = []
-        for package in self.packages:
-            try:
-                found.append(version(package) if package == self.packages[0] else f"{package} {version(package)}")
-            except PackageNotFoundError:
-                found.append(f"{package} without a version")
-        return ", ".join(found)
+        """What was measured: "0.2.8", or "0.2.8 (jax 0.10.2)" where one package alone does not say it."""
+        own, *others = map(_version, self.packages)
+        also = ", ".join(f"{package} {found}" for package, found in zip(self.packages[1:], others, strict=True))
+        return f"{own} ({also})" if also else own
 
     def load(self) -> Any:
         """What the entries of this library are handed first."""
@@ -158,7 +161,7 @@ class Lossref(Library):
     differentiates = True
 
     def gradients(self, function, given, of, cotangent):
-        found = function.grad(**given, cotangent=cotangent)  # type: ignore[attr-defined]
+        found = function.grad(**given, cotangent=cotangent)
         return found if isinstance(found, tuple) else (found,)
 
     def value(self, function, given):
