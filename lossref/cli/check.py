@@ -81,6 +81,8 @@ def _function(target: str):
             from importlib.util import module_from_spec, spec_from_file_location
 
             spec = spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is no Python file")
             module = module_from_spec(spec)
             spec.loader.exec_module(module)
         else:

@@ -73,8 +73,8 @@ def case_set(scope: Scope) -> Iterator[Case]:
     """All cases, in the order in which they are judged: ordinary ones first."""
     maker = _Maker(scope)
     seen = set()
-    for case in maker.cases():
-        case = maker.finished(case)
+    for made in maker.cases():
+        case = maker.finished(made)
         if case is not None and (key := (case.name, case.view, case.passed)) not in seen:
             seen.add(key)
             yield case
@@ -110,7 +110,7 @@ class _Maker:
         self.labels = [n for n in self.loss.arguments if isinstance(self._declaration(n), ClassLabels)]
         self.required_labels = [n for n in self.labels if self.loss.arguments[n].required]
         self.dims = list(dict.fromkeys(d for a in self.loss.arguments.values() if a.is_array and a.required
-                                       for d in a.declaration.dims.split()))  # fmt: skip
+                                       for d in a.declaration.names))  # fmt: skip
         self.shift = "shift" in self.loss.symmetries
         # Where each term depends on one entry, there is no row in which a class could be masked.
         self.elementwise = self.loss.reducible and self.loss.returns == "..."
@@ -160,7 +160,7 @@ class _Maker:
                         return None
                     if np.isinf(value.astype(np.float64)).any() and not getattr(argument.declaration, "masked", False):
                         return None
-                mixed = argument.declaration.dims.split() if "..." in argument.declaration.dims.split() else []
+                mixed = argument.declaration.names if "..." in argument.declaration.names else []
                 if (len(mixed) > 1 and value.ndim > len(mixed)) or (
                     len(self.dims) > 1 and mixed == ["..."] and value.ndim > 1
                 ):
@@ -184,7 +184,7 @@ class _Maker:
         if isinstance(declaration, RealNumber):
             if declaration.interval.high == 1 and declaration.interval.low == 0:
                 values = [0.1, 0.7]
-            elif default is not None and np.isfinite(default) and default != 0:
+            elif isinstance(default, (int, float)) and np.isfinite(default) and default != 0:
                 values = [round(0.6 * default, 4), round(2.3 * default, 4)]
             else:
                 values = [1.7, 0.3]
@@ -518,7 +518,7 @@ class _Maker:
             ignore = self._declaration(label).ignore
             if not ignore or not self.scope.takes(ignore):
                 continue
-            extras = [{}]
+            extras: list[dict] = [{}]
             if self.scope.fixed is None:
                 others = [n for n in self.scope.accepted if n in self.loss.arguments and n != ignore]
                 extras += [{n: self.option_values(n)[0]} for n in others if self.option_values(n)]
@@ -605,6 +605,7 @@ class _Maker:
             return
         shapes = [(9001, 5), (3, 11003)]
         for shape in shapes:
+            sizes: dict[str, int | tuple[int, ...]]
             if self.dims == ["..."]:
                 sizes = {"...": shape}
             elif len(self.dims) == 1:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import ml_dtypes
 import numpy as np
 
+from lossref.core.declarations import ClassLabels, RealNumber
 from lossref.core.errors import plain
 from lossref.core.loss import REDUCTIONS, Loss, _call_with
 
@@ -75,9 +76,6 @@ def distance(got, want) -> np.ndarray:
         return np.where(same, LONG(0), np.where(np.isfinite(got) & np.isfinite(want), difference, np.inf))
 
 
-_UNKNOWN = object()
-
-
 class Judge:
     """Judges one candidate in one dtype."""
 
@@ -98,14 +96,15 @@ class Judge:
         self.hidden: list[tuple[Case, np.ndarray]] = []  # invalid inputs for which a number was returned
         self.other_means: set[str] = set()
         self.lead_cases: list[Case] = []
-        self._cap: object = _UNKNOWN
+        self._cap: float | None = None
+        self._cap_probed = False
         self.inferred: str | None = None
         self.hypotheses: list[tuple[str, float]] = []  # options and values that explained a wrong result
         optional = [n for n, a in loss.arguments.items() if not a.required]
         self.accepted = tuple(n for n in optional if candidate.takes(n))
         if self.fixed is not None:
-            named = {self.loss.arguments[n].declaration.ignore for n in loss.arguments
-                     if hasattr(self.loss.arguments[n].declaration, "ignore")} - {None}  # fmt: skip
+            declarations = [a.declaration for a in loss.arguments.values()]
+            named = {d.ignore for d in declarations if isinstance(d, ClassLabels)} - {None}
             self.scope_accepted = tuple(
                 n for n in self.accepted if n in named and (candidate.names(n) or candidate.takes(n))
             )
@@ -138,9 +137,9 @@ class Judge:
         narrower = {8: (np.float32, ml_dtypes.bfloat16, np.float16), 4: (np.float16, ml_dtypes.bfloat16)}
         for quantity in ("value", "grad"):
             mine = [f for f in self.failures if f.quantity == quantity and not f.problem]
-            got = [np.ravel(f.got[f.failing]) for f in mine if f.case.ordinary]
-            got = np.concatenate(got) if got else np.zeros(0, LONG)
-            got = got[np.isfinite(got) & (got != 0)].astype(np.float64)
+            parts = [np.ravel(f.got[f.failing]) for f in mine if f.case.ordinary]
+            every = np.concatenate(parts) if parts else np.zeros(0, LONG)
+            got = every[np.isfinite(every) & (every != 0)].astype(np.float64)
             for dtype in narrower.get(self.dtype.itemsize, ()):
                 with np.errstate(all="ignore"):
                     if got.size < 8 or not np.all(got == got.astype(dtype).astype(np.float64)):
@@ -154,8 +153,8 @@ class Judge:
 
     def cap(self) -> float | None:
         """The value at which the candidate stops rising while the truth goes on, if there is one."""
-        if self._cap is _UNKNOWN:
-            self._cap = self._probe_cap()
+        if not self._cap_probed:
+            self._cap, self._cap_probed = self._probe_cap(), True
         return self._cap
 
     def _probe_cap(self) -> float | None:
@@ -185,7 +184,7 @@ class Judge:
         """The same for probabilities that approach 0 where the target is 1."""
         both = [
             n for n, a in self.loss.arguments.items()
-            if a.is_array and a.required and is_real(self.loss, n)
+            if a.is_array and a.required and isinstance(a.declaration, RealNumber)
             and (a.declaration.interval.low, a.declaration.interval.high) == (0, 1)
         ]  # fmt: skip
         if len(both) != 2 or both[0] not in self.loss.of or not self.loss.reducible or self.loss.returns != "...":

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from lossref.core.declarations import ClassLabels
+
 from .cases import Case
 from .judging import Failure, Judge
 from .truth import is_real
@@ -60,7 +62,7 @@ class _Search:
     def dimensions(self) -> None:
         """Keep one half, then drop one index after another, of every named dimension."""
         loss = self.judge.loss
-        dims = list(dict.fromkeys(d for a in loss.arguments.values() if a.is_array for d in a.declaration.dims.split()))
+        dims = list(dict.fromkeys(d for a in loss.arguments.values() if a.is_array for d in a.declaration.names))
         for dim in dims:
             size = self._size(dim)
             while size > 1:
@@ -80,7 +82,7 @@ class _Search:
         declaration = self.judge.loss.arguments[name].declaration
         if not self.judge.loss.arguments[name].is_array or self.best.case.arguments[name] is None:
             return None
-        dims = declaration.dims.split()
+        dims = declaration.names
         if dim not in dims or ("..." in dims and len(dims) > 1):
             return None
         return dims.index(dim)
@@ -102,8 +104,9 @@ class _Search:
             axis = self._axis(name, dim)
             if axis is not None and np.ndim(value) > axis:
                 value = np.take(value, index, axis=axis)
-            if value is not None and getattr(argument.declaration, "below", None) == dim:
-                ignored = arguments.get(argument.declaration.ignore) if argument.declaration.ignore else None
+            declaration = argument.declaration
+            if value is not None and isinstance(declaration, ClassLabels) and declaration.below == dim:
+                ignored = arguments.get(declaration.ignore) if declaration.ignore else None
                 labels = np.asarray(value)
                 if any(int(k) not in place and k != ignored for k in labels.flat):
                     return None
@@ -123,7 +126,7 @@ class _Search:
             for index in np.ndindex(np.shape(value)):
                 now = self.best.case.arguments[name]
                 with np.errstate(all="ignore"):
-                    simpler = [0.0, np.rint(np.asarray(now[index], np.float64))]
+                    simpler = [0.0, float(np.rint(np.asarray(now[index], np.float64)))]
                 for entry in simpler:
                     if not np.isfinite(entry) or float(now[index]) == entry:
                         break

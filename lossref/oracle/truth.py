@@ -109,7 +109,7 @@ def truth(loss: Loss, arguments: dict, reduction: str = "none", divisor=None, co
             scale = np.where(counts == 0, 0, np.abs(counts) * found.scale).sum(dtype=LONG)
             scale = scale + np.where(np.isfinite(parts), np.abs(parts), 0).sum(dtype=LONG) * np.log2(2 + parts.size) / 4
         if reduction == "mean" and not np.any(counts):
-            value = LONG(np.nan)
+            value = np.asarray(LONG(np.nan))
     return Truth(
         np.asarray(value), np.asarray(scale), found.gradients, found.gradient_scales, found.kinks, found.given,
         found.terms, counts,
@@ -123,7 +123,7 @@ _MEMORY_SIZE = 6000
 
 
 def _key(loss: Loss, arguments: dict, weights) -> tuple:
-    parts = []
+    parts: list[tuple] = []
     for name, value in arguments.items():
         array = np.asarray(value) if value is not None else None
         if array is None or array.ndim == 0:
