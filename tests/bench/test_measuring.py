@@ -24,7 +24,7 @@ def bench(*arguments):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"},
         timeout=300,
     )
     return run.returncode, run.stdout, run.stderr
