@@ -215,8 +215,8 @@ def _page(comparisons: list[Comparison], names: list[str] | None, seed: int) -> 
         "Errors are the worst of value / gradient, in units of the yardstick (see {ref}`yardstick`),",
         "eps · (\\|exact\\| + Σ \\|∂exact/∂x · x\\|); the aims are "
         f"{LIMITS['values']:g} and {LIMITS['gradients']:g}, what is over them is bold.",
-        "An error > 1/eps is further off than 0 would be; ∞ is a value that is not finite where the exact one is, or the",
-        f"reverse; {NO} stands for no such option, or nothing to measure.",
+        "An error > 1/eps is further off than 0 would be; ∞ is a value that is not finite where the exact one is,",
+        f"or the reverse; {NO} stands for no such option, or nothing to measure.",
         "Each column is measured on the inputs that it takes, under these headings:",
         "",
         *(f"- *{kind}*: {MEANINGS[kind]}" for kind in KINDS),
