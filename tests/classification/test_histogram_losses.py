@@ -167,7 +167,7 @@ def test_floats_and_balls_agree():
     x = np.array([-40.0, -3.0, -0.1, 0.0, 0.7, 2.0, 5.0])  # further out the answer itself moves by x² roundings
     with precision(1000):
         for function in (gaussian.erf, gaussian.log_ndtr):
-            np.testing.assert_allclose(function(x), function(lift(x)).astype(float), rtol=1e-14)
+            np.testing.assert_allclose(function(x), function(lift(x)).astype(float), rtol=1e-12)
         np.testing.assert_allclose(gaussian.erfcx(x[2:]), gaussian.erfcx(lift(x[2:])).astype(float), rtol=1e-14)
 
 
