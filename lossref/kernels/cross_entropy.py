@@ -49,8 +49,18 @@ from lossref.kernels.lanes import (
     whole,
     width,
 )
-from lossref.kernels.rows import around_caches, empty_result, finish, in_parallel, pieces, read_only, to_rows
-from lossref.kernels.streaming_state import RUN, absorb, compensated, finite, seen
+from lossref.kernels.rows import (
+    around_caches,
+    empty_result,
+    finish,
+    in_parallel,
+    pieces,
+    pieces_of_a_row,
+    read_only,
+    split_rows_or_elements,
+    to_rows,
+)
+from lossref.kernels.streaming_state import RUN, absorb, compensated, finite, merged, seen
 from lossref.kernels.writing import write, write_beside
 
 __all__ = ["value", "value_and_vjp", "vjp"]
@@ -79,12 +89,28 @@ def seen_number(row, j, cap):
 @inlined
 def state_without_label(row, label, cap):
     """(m, r, d): the state of the other classes, and d = L' − u_label."""
-    m, r = absorb(row[:label], -np.inf, 0.0, cap)
-    m, r = absorb(row[label + 1 :], m, r, cap)
-    target = seen_number(row, label, cap)
-    if target == np.inf:
-        return m, r, np.nan
-    return m, r, (m - target) + np.log1p(r)
+    m, r = state_of_others(row, label, cap)
+    return m, r, lead_of_others(m, r, seen_number(row, label, cap))
+
+
+@inlined
+def state_of_others(row, label, cap):
+    """(m, r) of the row without the label, which may lie outside of it."""
+    before, after = without(row, label)
+    m, r = absorb(before, -np.inf, 0.0, cap)
+    return absorb(after, m, r, cap)
+
+
+@inlined
+def lead_of_others(m, r, target):
+    """d = L' − u_label."""
+    return (m - target) + np.log1p(r) if target < np.inf else np.nan
+
+
+@inlined
+def without(row, j):
+    """The row before and after its entry j; all of it in one of them if j lies outside."""
+    return row[: min(max(j, 0), row.size)], row[min(max(j + 1, 0), row.size) :]
 
 
 @inlined
@@ -116,28 +142,37 @@ def weighted_gaps(row, weights, m, cap):
 
 
 @inlined
+def gaps_of_others(row, weights, label, m, cap):
+    """Σ_{k≠label} weights[k] (m − u_k), 0 if there are no weights."""
+    if weights is None:
+        return 0.0
+    before, after = without(row, label)
+    weights_before, weights_after = without(weights, label)
+    return weighted_gaps(before, weights_before, finite(m), cap) + weighted_gaps(after, weights_after, finite(m), cap)
+
+
+@inlined
 def weighted_gap(x, weight, m, cap):
     return select(is_zero(weight), 0.0, weight * (m - seen(x, cap)))
 
 
 @inlined
-def smoothing_term(row, label, weights, sum_of_other_weights, m, r, d, cap):
-    """Σ_k w_k (−log p_k)."""
-    term = weighted(float(weights[label]), softplus(d))
+def smoothing_term(weight, sum_of_other_weights, r, d, gaps):
+    """Σ_k w_k (−log p_k), given the label's weight and Σ_{k≠y} w_k (m − u_k)."""
+    term = weighted(weight, softplus(d))
     if sum_of_other_weights > 0.0:
         to_sum = np.log1p(r) + softplus(-d)  # L − m
-        gaps = weighted_gaps(row[:label], weights[:label], finite(m), cap)
-        gaps += weighted_gaps(row[label + 1 :], weights[label + 1 :], finite(m), cap)
         term += gaps + sum_of_other_weights * to_sum
     return term
 
 
 @inlined
-def term_of_row(row, label, label_weight, weights, sums_of_others, smoothing, z_weight, cap, state):
+def term_of_row(row, label, label_weight, weights, sums_of_others, smoothing, z_weight, cap, state, gaps):
     m, r, d = state
     value = weighted((1.0 - smoothing) * label_weight, softplus(d))
     if weights is not None:
-        value += smoothing / row.size * smoothing_term(row, label, weights, sums_of_others[label], m, r, d, cap)
+        smooth = smoothing_term(float(weights[label]), sums_of_others[label], r, d, gaps)
+        value += smoothing / row.size * smooth
     if z_weight != 0.0:
         value += z_weight * label_weight * log_sum(m, r, d, seen_number(row, label, cap)) ** 2
     return value
@@ -183,21 +218,24 @@ def slope_at(row, j, cap):
 
 
 @inlined
-def write_gradient(
-    row,
-    label,
-    label_weight,
-    weights,
-    sums_of_others,
-    smoothing,
-    z_weight,
-    cap,
-    scale,
-    state,
-    gradient,
-    streamed,
-):
-    """gradient = scale · ∂ℓ/∂x."""
+def write_others(row, weights, cap, constants, gradient, streamed):
+    """The gradient of the classes other than the label, written over the label's too."""
+    shift, factor, share = constants
+    if weights is None:
+        if cap is None:
+            write(plain, row, (shift, factor), gradient, streamed)
+        else:
+            write(under_cap, row, (shift, factor, cap), gradient, streamed)
+    elif cap is None:
+        write_beside(smoothed, row, weights, (shift, factor, share), gradient, streamed)
+    else:
+        write_beside(smoothed_under_cap, row, weights, (shift, factor, share, cap), gradient, streamed)
+
+
+@inlined
+def slopes(row, label, label_weight, weights, sums_of_others, smoothing, z_weight, cap, scale, state):
+    """scale · ∂ℓ/∂x: (constants of `write_others`, at the label, k, at k), k being a wrong class whose gradient
+    has a formula of its own (−1 if there is none)."""
     m, r, d = state
     wrong, right = logistic(d), logistic(-d)  # 1 − p_y and p_y
     slope = slope_at(row, label, cap)
@@ -207,30 +245,29 @@ def write_gradient(
         z_part = 2.0 * z_weight * label_weight * log_sum(m, r, d, seen_number(row, label, cap))
     at_label = -hard * wrong + z_part * right
     at_others = hard + z_part
-    shift = finite(m)
-    if weights is None:
-        factor = scale * at_others * wrong / (1.0 + r)
-        if cap is None:
-            write(plain, row, (shift, factor), gradient, streamed)
-        else:
-            write(under_cap, row, (shift, factor, cap), gradient, streamed)
-    else:
+    share, total, leader, at_leader = 0.0, at_others, -1, 0.0
+    if weights is not None:
         share = smoothing / row.size
         own, others = float(weights[label]), sums_of_others[label]
         at_label += share * (right * others - own * wrong)
-        factor = scale * (at_others + share * (own + others)) * wrong / (1.0 + r)
+        total += share * (own + others)
         leader, at_leader = leading_wrong_class(
             row, label, weights, sums_of_others, share, at_others, state, seen_number(row, label, cap)
         )
         if leader >= 0:
             at_leader *= scale * slope_at(row, leader, cap)
-        if cap is None:
-            write_beside(smoothed, row, weights, (shift, factor, scale * share), gradient, streamed)
-        else:
-            write_beside(smoothed_under_cap, row, weights, (shift, factor, scale * share, cap), gradient, streamed)
-        if leader >= 0:
-            gradient[leader] = at_leader
-    gradient[label] = scale * at_label * slope
+    constants = (finite(m), scale * total * wrong / (1.0 + r), scale * share)
+    return constants, scale * at_label * slope, leader, at_leader
+
+
+@inlined
+def write_gradient(row, label, weights, cap, found, gradient, streamed):
+    """gradient = scale · ∂ℓ/∂x, the slopes having been found. It may overwrite the row."""
+    constants, at_label, leader, at_leader = found
+    write_others(row, weights, cap, constants, gradient, streamed)
+    if leader >= 0:
+        gradient[leader] = at_leader
+    gradient[label] = at_label
 
 
 @inlined
@@ -263,8 +300,9 @@ def cross_entropy_forward(
         if keep[i]:
             row, label = logits[i], labels[i]
             state = state_without_label(row, label, cap)
+            gaps = gaps_of_others(row, weights, label, state[0], cap)
             terms[i] = term_of_row(
-                row, label, label_weights[i], weights, sums_of_others, smoothing, z_weight, cap, state
+                row, label, label_weights[i], weights, sums_of_others, smoothing, z_weight, cap, state, gaps
             )
 
 
@@ -288,25 +326,80 @@ def cross_entropy_forward_and_backward(
         if keep[i]:
             row, label, weight = logits[i], labels[i], label_weights[i]
             state = state_without_label(row, label, cap)
-            terms[i] = term_of_row(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, state)
-            write_gradient(
-                row,
-                label,
-                weight,
-                weights,
-                sums_of_others,
-                smoothing,
-                z_weight,
-                cap,
-                cotangent[i],
-                state,
-                gradient[i],
-                streamed,
-            )
+            gaps = gaps_of_others(row, weights, label, state[0], cap)
+            terms[i] = term_of_row(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, state, gaps)
+            found = slopes(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, cotangent[i], state)
+            write_gradient(row, label, weights, cap, found, gradient[i], streamed)
         else:
             terms[i] = 0.0
             gradient[i, :] = 0.0
     memory_fence()
+
+
+# One long row: the same passes, each divided among the threads. The label lies in one of the parts, and the
+# scalars of the whole row are computed in between.
+
+
+@kernel
+def state_of_piece(piece, label, cap):
+    return state_of_others(piece, label, cap)
+
+
+@kernel
+def gaps_of_piece(piece, weights, label, m, cap):
+    return gaps_of_others(piece, weights, label, m, cap)
+
+
+@kernel
+def write_piece(piece, weights, cap, constants, gradient, streamed):
+    write_others(piece, weights, cap, constants, gradient, streamed)
+    memory_fence()
+
+
+@kernel
+def lead_in_long_row(row, label, cap, m, r):
+    return lead_of_others(m, r, seen_number(row, label, cap))
+
+
+@kernel
+def term_of_long_row(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, state, gaps):
+    return term_of_row(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, state, gaps)
+
+
+@kernel
+def slopes_of_long_row(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, scale, state):
+    return slopes(row, label, weight, weights, sums_of_others, smoothing, z_weight, cap, scale, state)
+
+
+def part_of(weights, start, stop):
+    return None if weights is None else weights[start:stop]
+
+
+def long_row(problem, i, scale=None, gradient=None, streamed=False):
+    """The term of row i; its gradient times `scale` is written to `gradient`, if there is one."""
+    row, label, keep = problem.logits[i], int(problem.labels[i]), problem.keep[i]
+    if not keep:
+        if gradient is not None:
+            gradient[:] = 0.0
+        return 0.0
+    parts, weights, cap = pieces_of_a_row(row.size), problem.weights, problem.cap
+    m, r = merged(in_parallel(lambda a, b: state_of_piece(row[a:b], label - a, cap), parts))
+    state = m, r, lead_in_long_row(row, label, cap, m, r)
+    gaps = 0.0
+    if weights is not None:
+        gaps = sum(in_parallel(lambda a, b: gaps_of_piece(row[a:b], weights[a:b], label - a, m, cap), parts))
+    options = (problem.label_weights[i], weights, problem.sums_of_others, problem.smoothing, problem.z_weight, cap)
+    term = term_of_long_row(row, label, *options, state, gaps)
+    if gradient is not None:
+        constants, at_label, leader, at_leader = slopes_of_long_row(row, label, *options, scale, state)
+        in_parallel(
+            lambda a, b: write_piece(row[a:b], part_of(weights, a, b), cap, constants, gradient[a:b], streamed),
+            parts,
+        )
+        if leader >= 0:
+            gradient[leader] = at_leader
+        gradient[label] = at_label
+    return term
 
 
 # Launch
@@ -328,9 +421,12 @@ class Problem:
             self.label_weights = weight[np.where(self.keep, self.labels, 0)] if self.labels.size else np.ones(0)
         self.weights = self.sums_of_others = None
         if label_smoothing != 0.0:
-            every = np.ones(classes) if weight is None else weight
-            self.weights = read_only(every, dtype)
-            self.sums_of_others = sums_of_others(self.weights.astype(np.float64))
+            if weight is None:
+                self.weights = read_only(np.ones(classes, dtype), dtype)
+                self.sums_of_others = np.full(classes, classes - 1.0)
+            else:
+                self.weights = read_only(weight, dtype)
+                self.sums_of_others = sums_of_others(self.weights.astype(np.float64))
         self.smoothing, self.z_weight = float(label_smoothing), float(z_loss_weight)
         self.cap = None if softcap is None else float(softcap)
 
@@ -364,7 +460,11 @@ def value(logits, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0
         rows, labels, weight, ignore_index, label_smoothing, softcap, z_loss_weight, rows.shape[1], rows.dtype
     )
     terms = np.empty(rows.shape[0], rows.dtype)
-    in_parallel(lambda a, b: cross_entropy_forward(*problem.rows(a, b), terms[a:b]), pieces(*rows.shape))
+    if split_rows_or_elements(rows):
+        for i in range(rows.shape[0]):
+            terms[i] = long_row(problem, i)
+    else:
+        in_parallel(lambda a, b: cross_entropy_forward(*problem.rows(a, b), terms[a:b]), pieces(*rows.shape))
     return terms.astype(logits.dtype, copy=False)
 
 
@@ -390,12 +490,16 @@ def value_and_vjp(
     gradient = empty_result(rows, logits, axis, out)
     scales = read_only(np.broadcast_to(np.asarray(cotangent), terms.shape), np.float64)
     streamed = around_caches(gradient)
-    in_parallel(
-        lambda a, b: cross_entropy_forward_and_backward(
-            *problem.rows(a, b), terms[a:b], scales[a:b], gradient[a:b], streamed
-        ),
-        pieces(*rows.shape),
-    )
+    if split_rows_or_elements(rows):
+        for i in range(rows.shape[0]):
+            terms[i] = long_row(problem, i, float(scales[i]), gradient[i], streamed)
+    else:
+        in_parallel(
+            lambda a, b: cross_entropy_forward_and_backward(
+                *problem.rows(a, b), terms[a:b], scales[a:b], gradient[a:b], streamed
+            ),
+            pieces(*rows.shape),
+        )
     return terms.astype(logits.dtype, copy=False), finish(gradient, logits, axis, out)
 
 

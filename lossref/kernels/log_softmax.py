@@ -42,7 +42,15 @@ from lossref.kernels.rows import (
     split_rows_or_elements,
     to_rows,
 )
-from lossref.kernels.streaming_state import RUN, absorb, compensated, finite, index_of, state_of_long_row
+from lossref.kernels.streaming_state import (
+    RUN,
+    absorb,
+    compensated,
+    finite,
+    index_of,
+    state_and_leader_of_long_row,
+    state_of_long_row,
+)
 from lossref.kernels.writing import write, write_beside
 
 __all__ = ["value", "value_and_vjp", "vjp"]
@@ -87,6 +95,13 @@ def sum_of_unmasked(row, cotangent):
 
 
 @inlined
+def sum_of_others(row, cotangent, j):
+    """The same without entry j (which may lie outside of the row: then it is the sum of all)."""
+    left, right = min(max(j, 0), row.size), min(max(j + 1, 0), row.size)
+    return sum_of_unmasked(row[:left], cotangent[:left]) + sum_of_unmasked(row[right:], cotangent[right:])
+
+
+@inlined
 def cotangent_minus_share(x, cotangent, constants):
     """ω_j − p_j Σω, and 0 at a mask."""
     shift, minus_total_over_sum = constants
@@ -100,13 +115,52 @@ def log_softmax_backward(rows, cotangent, result, streamed):
         row, weights = rows[i], cotangent[i]
         m, r = absorb(row, -np.inf, 0.0, None)
         star = index_of(row, m)
-        rest = sum_of_unmasked(row[:star], weights[:star]) + sum_of_unmasked(row[star + 1 :], weights[star + 1 :])
+        rest = sum_of_others(row, weights, star)
         constants = (finite(m), -(rest + weights[star]) / (1.0 + r))
         write_beside(cotangent_minus_share, row, weights, constants, result[i], streamed)
         # A NaN row has no maximum to speak of: whatever stands there stays.
         if r == r and m > -np.inf:
-            result[i, star] = weights[star] * (r / (1.0 + r)) - rest / (1.0 + r)
+            result[i, star] = slope_at_maximum(weights[star], rest, r)
     memory_fence()
+
+
+@inlined
+def slope_at_maximum(own, rest, r):
+    return own * (r / (1.0 + r)) - rest / (1.0 + r)
+
+
+# One long row: the same passes, each divided among the threads.
+
+
+@kernel
+def others_of_piece(piece, cotangent, j):
+    return sum_of_others(piece, cotangent, j)
+
+
+@kernel
+def write_slopes(piece, cotangent, constants, result, streamed):
+    write_beside(cotangent_minus_share, piece, cotangent, constants, result, streamed)
+    memory_fence()
+
+
+def forward_of_long_row(row, result, streamed):
+    m, r = state_of_long_row(row)
+    log_total = math.log1p(r) if m > -math.inf else math.nan
+    in_parallel(
+        lambda a, b: write_log_probabilities(row[a:b], m, log_total, result[a:b], streamed),
+        pieces_of_a_row(row.size),
+    )
+
+
+def backward_of_long_row(row, cotangent, result, streamed):
+    parts = pieces_of_a_row(row.size)
+    m, r, star = state_and_leader_of_long_row(row)
+    rest = sum(in_parallel(lambda a, b: others_of_piece(row[a:b], cotangent[a:b], star - a), parts))
+    own = float(cotangent[star])
+    constants = (finite.py_func(m), -(rest + own) / (1.0 + r))
+    in_parallel(lambda a, b: write_slopes(row[a:b], cotangent[a:b], constants, result[a:b], streamed), parts)
+    if r == r and m > -math.inf:
+        result[star] = slope_at_maximum.py_func(own, rest, r)
 
 
 # Launch
@@ -120,15 +174,8 @@ def value(x, *, axis=-1, out=None):
     result = empty_result(rows, x, axis, out)
     streamed = around_caches(result)
     if split_rows_or_elements(rows):
-        for i, row in enumerate(rows):
-            m, r = state_of_long_row(row)
-            log_total = math.log1p(r) if m > -math.inf else math.nan
-            in_parallel(
-                lambda a, b, i=i, m=m, log_total=log_total: write_log_probabilities(
-                    rows[i, a:b], m, log_total, result[i, a:b], streamed
-                ),
-                pieces_of_a_row(row.size),
-            )
+        for row, result_of_row in zip(rows, result, strict=True):
+            forward_of_long_row(row, result_of_row, streamed)
     else:
         in_parallel(lambda a, b: log_softmax_forward(rows[a:b], result[a:b], streamed), pieces(*rows.shape))
     return finish(result, x, axis, out)
@@ -142,7 +189,13 @@ def vjp(x, *, axis=-1, cotangent, out=None):
     weights = read_only(np.moveaxis(cotangent, axis, -1).reshape(rows.shape), rows.dtype)
     result = empty_result(rows, x, axis, out)
     streamed = around_caches(result)
-    in_parallel(lambda a, b: log_softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape))
+    if split_rows_or_elements(rows):
+        for row, weights_of_row, result_of_row in zip(rows, weights, result, strict=True):
+            backward_of_long_row(row, weights_of_row, result_of_row, streamed)
+    else:
+        in_parallel(
+            lambda a, b: log_softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape)
+        )
     return finish(result, x, axis, out)
 
 

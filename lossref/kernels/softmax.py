@@ -48,6 +48,7 @@ from lossref.kernels.streaming_state import (
     finite,
     index_of,
     largest,
+    state_and_leader_of_long_row,
     state_of_long_row,
     sum_of_exponentials,
 )
@@ -186,6 +187,13 @@ def probability_times_difference(x, cotangent, constants):
     return scaled_exponential(x - shift, ((cotangent - high) - low) * factor)
 
 
+@inlined
+def in_two_parts(centre, difference):
+    """(high, low) with high + low = centre − difference to twice the precision, high in the dtype of centre."""
+    high = type(centre)(float(centre) - difference)
+    return float(high), (float(centre) - float(high)) - difference
+
+
 @kernel
 def softmax_backward(rows, cotangent, result, streamed):
     for i in range(rows.shape[0]):
@@ -193,12 +201,29 @@ def softmax_backward(rows, cotangent, result, streamed):
         m, r = absorb(row, -np.inf, 0.0, None)
         centre = cotangent[i, index_of(row, m)]
         difference = weighted_differences(row, finite(m), cotangent[i], centre) / (1.0 + r)
-        # high + low = centre − difference, to twice the precision.
-        high = row.dtype.type(float(centre) - difference)
-        low = (float(centre) - float(high)) - difference
-        constants = (finite(m), 1.0 / (1.0 + r), float(high), low)
+        constants = (finite(m), 1.0 / (1.0 + r), *in_two_parts(centre, difference))
         write_beside(probability_times_difference, row, cotangent[i], constants, result[i], streamed)
     memory_fence()
+
+
+@kernel
+def differences_of_piece(piece, shift, cotangent, centre):
+    return weighted_differences(piece, shift, cotangent, centre)
+
+
+@kernel
+def write_slopes(piece, cotangent, constants, result, streamed):
+    write_beside(probability_times_difference, piece, cotangent, constants, result, streamed)
+    memory_fence()
+
+
+def backward_of_long_row(row, cotangent, result, streamed):
+    parts = pieces_of_a_row(row.size)
+    m, r, star = state_and_leader_of_long_row(row)
+    shift, centre = finite.py_func(m), cotangent[star]
+    sums = in_parallel(lambda a, b: differences_of_piece(row[a:b], shift, cotangent[a:b], centre), parts)
+    constants = (shift, 1.0 / (1.0 + r), *in_two_parts.py_func(centre, sum(sums) / (1.0 + r)))
+    in_parallel(lambda a, b: write_slopes(row[a:b], cotangent[a:b], constants, result[a:b], streamed), parts)
 
 
 # Launch
@@ -238,7 +263,11 @@ def vjp(x, *, axis=-1, algorithm="three_pass", cotangent, out=None):
     weights = read_only(np.moveaxis(cotangent, axis, -1).reshape(rows.shape), rows.dtype)
     result = empty_result(rows, x, axis, out)
     streamed = around_caches(result)
-    in_parallel(lambda a, b: softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape))
+    if split_rows_or_elements(rows):
+        for row, weights_of_row, result_of_row in zip(rows, weights, result, strict=True):
+            backward_of_long_row(row, weights_of_row, result_of_row, streamed)
+    else:
+        in_parallel(lambda a, b: softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape))
     return finish(result, x, axis, out)
 
 

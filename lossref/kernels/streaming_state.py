@@ -52,7 +52,9 @@ __all__ = [
     "index_of",
     "largest",
     "merge",
+    "merged",
     "seen",
+    "state_and_leader_of_long_row",
     "state_of_long_row",
     "sum_of_exponentials",
     "sum_without_leaders",
@@ -214,10 +216,34 @@ def state_of_piece(piece):
     return absorb(piece, -np.inf, 0.0, None)
 
 
-def state_of_long_row(row):
-    """The state of a row, its parts taken in by different threads and merged."""
-    states = in_parallel(lambda start, stop: state_of_piece(row[start:stop]), pieces_of_a_row(row.size))
+@kernel
+def index_in_piece(piece, number):
+    return index_of(piece, number)
+
+
+def states_of_pieces(row):
+    """The states of the parts of a row that different threads take in."""
+    return in_parallel(lambda start, stop: state_of_piece(row[start:stop]), pieces_of_a_row(row.size))
+
+
+def merged(states):
+    """One state of several."""
     m, r = IDENTITY
     for state in states:
         m, r = merge.py_func(m, r, *state)
     return m, r
+
+
+def state_of_long_row(row):
+    """The state of a row, its parts taken in by different threads and merged."""
+    return merged(states_of_pieces(row))
+
+
+def state_and_leader_of_long_row(row):
+    """The same, and the first place of the maximum, which only the part that has it is searched for."""
+    states = states_of_pieces(row)
+    m, r = merged(states)
+    for (start, stop), state in zip(pieces_of_a_row(row.size), states, strict=True):
+        if state[0] == m:
+            return m, r, start + index_in_piece(row[start:stop], m)
+    return m, r, 0
