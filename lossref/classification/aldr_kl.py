@@ -24,8 +24,16 @@ from lossref.core import (
 from lossref.core.declarations import Interval, RealNumber
 from lossref.primitives import softmax_row
 
-from .gaps import gaps, shifted_gaps
-from .ldr_kl import SYMMETRIES, has_scale, normalized, scores_above_label, soft_maximum, through_normalization
+from .gaps import distant_label, gaps
+from .ldr_kl import (
+    SYMMETRIES,
+    gaps_below_leader,
+    has_scale,
+    normalized,
+    scores_above,
+    soft_maximum,
+    through_normalization,
+)
 
 PAPER = Paper("Label Distributionally Robust Losses for Multi-class Classification", 2023, "arXiv:2112.14869")
 ABOVE_ONE = RealNumber(interval=Interval(1.0))
@@ -81,22 +89,25 @@ def aldr_kl(
     >>> (lam[..., 0] * np.log(np.exp(q / lam).mean(axis=-1)) - np.log(3) * (lam[..., 0] - 1) ** 2).max(axis=0)
     array([-0.8055921...,  1.2876909...])
     """
-    q = gaps(scores_above_label(logits, labels, normalize), labels, margin)
+    q = gaps(scores_above(logits, labels, normalize), labels, margin)
     lam = lambdas if lambdas is not None else best_temperature(q, lambda0, alpha)
     return _at_temperature(q, lam, lambda0, alpha)
 
 
 @aldr_kl.gradient
 def _(logits, labels, lambda0, alpha, margin, normalize, lambdas):
-    above = scores_above_label(logits, labels, normalize)
-    lam = lambdas if lambdas is not None else best_temperature(gaps(above, labels, margin), lambda0, alpha)
-    row = softmax_row(shifted_gaps(above, labels, margin), lam[:, None])
+    q = gaps_below_leader(logits, labels, margin, normalize)
+    lam = lambdas if lambdas is not None else best_temperature(q, lambda0, alpha)
+    row = softmax_row(q, lam[:, None])
     return through_normalization(row.p_minus(label_mask(labels, logits.shape[1])), logits, normalize)
 
 
 @aldr_kl.kinks
 def _(logits, normalize):
     return (logits == 0) & (normalize == "l1")
+
+
+aldr_kl.hard(distant_label)
 
 
 @aldr_kl.obvious

@@ -19,7 +19,7 @@ from lossref.core import (
 )
 from lossref.primitives import sigmoid, softmax_row, softplus
 
-from .gaps import above_label, gaps, shifted_gaps
+from .gaps import above, distant_label, gaps, gaps_below, leading_class
 
 PAPER = Paper("Label Distributionally Robust Losses for Multi-class Classification", 2023, "arXiv:2112.14869")
 SYMMETRIES = {"shift": ("normalize",), "class permutation": (), "row permutation": ()}
@@ -66,14 +66,12 @@ def ldr_kl(
     >>> np.log(np.exp(q).mean(axis=1))  # the literal formula
     array([-0.9124715 ,  1.16030714])
     """
-    above = scores_above_label(logits, labels, normalize)
-    return soft_maximum(gaps(above, labels, margin), temperature)
+    return soft_maximum(gaps(scores_above(logits, labels, normalize), labels, margin), temperature)
 
 
 @ldr_kl.gradient
 def _(logits, labels, temperature, margin, normalize):
-    above = scores_above_label(logits, labels, normalize)
-    row = softmax_row(shifted_gaps(above, labels, margin), temperature)
+    row = softmax_row(gaps_below_leader(logits, labels, margin, normalize), temperature)
     return through_normalization(row.p_minus(label_mask(labels, logits.shape[1])), logits, normalize)
 
 
@@ -85,6 +83,9 @@ def _(logits, normalize):
 @ldr_kl.requires("logits", 'a nonzero entry in every row with normalize="l1"')
 def _(logits, normalize):
     return has_scale(logits, normalize)
+
+
+ldr_kl.hard(distant_label)
 
 
 @ldr_kl.obvious
@@ -108,19 +109,27 @@ def soft_maximum(q, temperature, kept=True):
     return (temperature * where(near, np.log1p(where(near, excess, 0)), far))[:, 0]
 
 
-def scores_above_label(logits, labels, normalize):
-    """f_k - f_y for the normalised scores f."""
-    above = above_label(logits, labels)
+def gaps_below_leader(logits, labels, margin, normalize):
+    """q_k - max q."""
+    h, scale = normalized(logits, normalize)
+    leader = leading_class(scale * h, labels, margin)
+    return gaps_below(scores_above(logits, leader, normalize), leader, labels, margin)
+
+
+def scores_above(logits, classes, normalize):
+    """f_k - f_c for the normalised scores f and a class c of each row."""
+    difference = above(logits, classes)
     if normalize is None:
-        return above
+        return difference
     h, scale = normalized(logits, normalize)
     if normalize == "softplus":
-        close = abs(floats(above)) < 1  # sp(a) - sp(b) = log(1 + σ(b) (e^(a-b) - 1))
-        u = np.expm1(where(close, above, 0))
-        v = at(sigmoid(logits), labels)[:, None] * u
+        close = abs(floats(difference)) < 1  # sp(a) - sp(b) = log(1 + σ(b) (e^(a-b) - 1))
+        u = np.expm1(where(close, difference, 0))
+        v = at(sigmoid(logits), classes)[:, None] * u
         share = where(v == 0, 1, np.log1p(v) / where(v == 0, 1, v))
-        above = where(close, at(_softplus_and_slope(logits)[1], labels)[:, None] * u * share, above_label(h, labels))
-    return scale * above
+        slope = at(_softplus_and_slope(logits)[1], classes)[:, None]
+        difference = where(close, slope * u * share, above(h, classes))
+    return scale * difference
 
 
 def normalized(logits, normalize):

@@ -6,7 +6,7 @@ from lossref.core import Labels, NonNegative, Paper, Positive, Real, label_mask,
 from lossref.core.declarations import Whole
 from lossref.primitives import softmax_row
 
-from .gaps import above_label, gaps, shifted_gaps
+from .gaps import above, distant_label, gaps, gaps_below, leading_class
 from .ldr_kl import SYMMETRIES, soft_maximum
 
 
@@ -55,9 +55,9 @@ def ldr_topk_kl(
     >>> (pi * q).sum() - (pi * np.log(3 * pi)).sum()  # the literal formula, at the largest allowed share of class 0
     np.float64(3.3594101...)
     """
-    above, classes = above_label(logits, labels), logits.shape[1]
-    q = gaps(above, labels, margin)
-    capped, a = _capped(shifted_gaps(above, labels, margin), k, temperature)
+    classes = logits.shape[1]
+    q = gaps(above(logits, labels), labels, margin)
+    capped, a = _capped(_below_leader(logits, labels, margin), k, temperature)
     left = (k - a) / k
     # What it costs that the a largest have 1/k and the rest has (k - a) / k, where uniform shares cost nothing.
     excess = like(classes - k, q) / k
@@ -67,13 +67,16 @@ def ldr_topk_kl(
 
 @ldr_topk_kl.gradient
 def _(logits, labels, k, temperature, margin):
-    u, is_label = shifted_gaps(above_label(logits, labels), labels, margin), label_mask(labels, logits.shape[1])
+    u, is_label = _below_leader(logits, labels, margin), label_mask(labels, logits.shape[1])
     capped, a = _capped(u, k, temperature)
     row = softmax_row(where(capped, -np.inf, u), temperature)
     a, left = a[:, None], (k - a[:, None]) / k
     pi = where(capped, 1 / k, left * row.p)
     not_pi = where(capped, (k - 1) / k, a / k + left * row.not_p)
     return where(is_label, -not_pi, pi)
+
+
+ldr_topk_kl.hard(distant_label)
 
 
 @ldr_topk_kl.obvious
@@ -90,6 +93,11 @@ def _(logits, labels):
                 values[i] = (pi * row).sum() - (pi * np.log(classes * pi)).sum()
                 break
     return values
+
+
+def _below_leader(logits, labels, margin):
+    leader = leading_class(logits, labels, margin)
+    return gaps_below(above(logits, leader), leader, labels, margin)
 
 
 def _capped(q, k, temperature):

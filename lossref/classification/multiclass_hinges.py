@@ -5,7 +5,7 @@ import numpy as np
 from lossref.core import Choice, Count, Labels, NonNegative, Paper, Real, label_mask, loss, total, where
 from lossref.core.declarations import Whole
 
-from .gaps import above_label, gaps, large_scores, pull_of
+from .gaps import above, gaps, large_scores, pull_of
 
 SYMMETRIES = {"shift": (), "class permutation": (), "row permutation": ()}
 
@@ -41,12 +41,12 @@ def crammer_singer_hinge(logits: Real("N C"), labels: Labels("N", below="C"), *,
     >>> [max(0, *(1 + x[k] - x[y] for k in range(3) if k != y)) for x, y in zip(logits.tolist(), labels)]
     [0.5, 3.0]
     """
-    return gaps(above_label(logits, labels), labels, margin).max(axis=1)
+    return gaps(above(logits, labels), labels, margin).max(axis=1)
 
 
 @crammer_singer_hinge.gradient
 def _(logits, labels, margin):
-    q = gaps(above_label(logits, labels), labels, margin)
+    q = gaps(above(logits, labels), labels, margin)
     rival = np.argmax(q, axis=1)
     is_rival = label_mask(rival, q.shape[1]) & (q > 0)
     return pull_of(is_rival.astype(q.dtype), labels)
@@ -54,7 +54,7 @@ def _(logits, labels, margin):
 
 @crammer_singer_hinge.kinks
 def _(logits, labels, margin):
-    q = gaps(above_label(logits, labels), labels, margin)
+    q = gaps(above(logits, labels), labels, margin)
     return (q == q.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True) > 1
 
 
@@ -224,7 +224,7 @@ def top_k_hinge(
     >>> np.maximum(0, np.sort(q)[:, -2:].mean(axis=1))  # the literal formula
     array([0.25, 1.5 ])
     """
-    q = gaps(above_label(logits, labels), labels, margin)
+    q = gaps(above(logits, labels), labels, margin)
     largest = np.take_along_axis(q, np.argsort(-q, axis=1, kind="stable")[:, :k], axis=1)
     if variant == "beta":
         return total(np.maximum(largest, 0)) / k
@@ -233,7 +233,7 @@ def top_k_hinge(
 
 @top_k_hinge.gradient
 def _(logits, labels, k, margin, variant):
-    q = gaps(above_label(logits, labels), labels, margin)
+    q = gaps(above(logits, labels), labels, margin)
     chosen = _largest(q, k)
     sums = total(where(chosen, q, 0), keepdims=True)
     active = chosen & (q > 0) if variant == "beta" else chosen & (sums > 0)
@@ -242,7 +242,7 @@ def _(logits, labels, k, margin, variant):
 
 @top_k_hinge.kinks
 def _(logits, labels, k, margin, variant):
-    q = gaps(above_label(logits, labels), labels, margin)
+    q = gaps(above(logits, labels), labels, margin)
     chosen = _largest(q, k)
     tie = (where(chosen, q, np.inf).min(axis=1) == where(chosen, -np.inf, q).max(axis=1))[:, None]
     if variant == "alpha":
@@ -274,7 +274,7 @@ def _(logits, labels, p, margin):
 
 def _hinges(logits, labels, margin):
     """max(0, q_k), and 0 at the label."""
-    q = gaps(above_label(logits, labels), labels, margin)
+    q = gaps(above(logits, labels), labels, margin)
     return where(q > 0, q, 0)
 
 
@@ -286,5 +286,5 @@ def _largest(q, k):
 
 def _on_the_margin(logits, labels, margin):
     """Rows in which another class has a gap of exactly 0."""
-    at_zero = (gaps(above_label(logits, labels), labels, margin) == 0) & ~label_mask(labels, logits.shape[1])
+    at_zero = (gaps(above(logits, labels), labels, margin) == 0) & ~label_mask(labels, logits.shape[1])
     return at_zero.any(axis=1, keepdims=True)

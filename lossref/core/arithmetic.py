@@ -65,8 +65,8 @@ def like(numbers, x):
     """numbers as x's kind: in its dtype, or as balls."""
     if not is_exact(x):
         return numbers if is_exact(numbers) else np.asarray(numbers, getattr(x, "dtype", None))
-    if x.size == 0:
-        return np.asarray(numbers, object)
+    if x.size == 0:  # no ball to copy the kind of, and no number will come of it
+        return numbers if is_exact(numbers) else np.asarray(numbers, np.float64)
     ball = type(x.flat[0])
     return np.frompyfunc(lambda number: number if isinstance(number, ball) else ball(number), 1, 1)(numbers)
 
