@@ -17,6 +17,8 @@ Rungs, from the obvious kernel to the fast one, each with its reason:
     one_thread_per_row           the definition: one thread walks a row, loads do not coalesce
     one_warp_per_row             32 lanes read 32 neighbours; five shuffles merge the states
     block_per_row_online         a vocabulary-sized row keeps a whole block busy
+    row_on_chip                  the same over a copy in shared memory: one read, one write, the least there
+                                 can be. Up to 47 KB a row
     vectorised                   128-bit loads and stores
     long_row_split_over_blocks   several blocks a row, states merged in a fixed order; for few long rows
 
@@ -34,6 +36,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from lossref_cuda import reduction_of_terms
 from lossref_cuda.device_arrays import (
     Call,
     arithmetic_dtype,
@@ -42,6 +45,7 @@ from lossref_cuda.device_arrays import (
     starts_on_16_bytes,
 )
 from lossref_cuda.instructions import (
+    as_row,
     device_function,
     exp,
     load,
@@ -54,7 +58,7 @@ from lossref_cuda.instructions import (
     store_at,
     tanh,
 )
-from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
+from lossref_cuda.launching import CHIP_BYTES, THREADS, bytes_on_chip, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     absorb,
     absorb4,
@@ -66,7 +70,8 @@ from lossref_cuda.log_sum_exp_state import (
     settle,
 )
 from lossref_cuda.logsumexp import merge_pieces
-from lossref_cuda.reductions import BLOCK, add_exactly, sum_over_block, sum_over_team
+from lossref_cuda.reduction_of_terms import Reduction, of_nothing
+from lossref_cuda.reductions import BLOCK, add_exactly, sum_over_team
 
 # ============================================================================================================
 # Reference
@@ -234,13 +239,13 @@ def entry(u, w_j, m, r, scale, share, eps_over_c, total):
 
 @device_function
 def write_gradient(
-    logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+    logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
     cap, inverse, start, stop, first, step,
 ):  # fmt: skip
     scale = real(logits, 1.0) / (real(logits, 1.0) + r)
     j = start + first
     while j < stop:
-        x = load(logits, row, j)
+        x = load(logits, at, j)
         w_j = weight_of(weight, weighted, logits, j)
         g = entry(capped(x, cap, inverse), w_j, m, r, scale, share, eps_over_c, total)
         if j == label:
@@ -277,20 +282,20 @@ def one_entry(
 
 @device_function
 def write_gradient4(
-    logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+    logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
     cap, inverse, start, stop, first, step,
 ):  # fmt: skip
     """The same with 128-bit accesses; what is not aligned at the two ends goes one by one."""
-    begin, end = aligned_part(logits, row, start, stop)
+    begin, end = aligned_part(logits, at, start, stop)
     if start + first < begin:
         write_gradient(
-            logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+            logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
             cap, inverse, start, begin, first, step,
         )  # fmt: skip
     scale = real(logits, 1.0) / (real(logits, 1.0) + r)
     j = begin + 4 * first
     while j < end:
-        a, b, c, d = load4(logits, row, j)
+        a, b, c, d = load4(logits, at, j)
         a = one_entry(
             logits, weight, weighted, j, a, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
             cap, inverse,
@@ -311,7 +316,7 @@ def write_gradient4(
         j += 4 * step
     if end + first < stop:
         write_gradient(
-            logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+            logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
             cap, inverse, end, stop, first, step,
         )  # fmt: skip
 
@@ -331,15 +336,13 @@ def fill_row(terms, gradient, wanted, row, number, start, stop, first, step):
 @device_function
 def finish_row(
     logits, weight, cotangent, terms, gradient, wanted, weighted, label_smoothing, softcap, z_loss_weight,
-    row, label, m, r, start, stop, first, step, team, wide,
+    at, row, label, target, m, r, start, stop, first, step, team, wide,
 ):  # fmt: skip
-    """From the state (m, r) of the label's rivals: the term, and this thread's share of the gradient in
-    [start, stop)."""
+    """From the label's logit and the state (m, r) of its rivals: the term, and this thread's share of the
+    gradient in [start, stop). The logits are read from their row `at`, results go to their `row`."""
     one = real(logits, 1.0)
     cap = real(logits, softcap)
     inverse = one / cap if softcap > 0.0 else cap
-    target = target_logit(logits, row, label, cap, inverse)
-
     d = (m - target) + log1p(r)  # L' - u_y, large numbers subtracted first
     surprise = softplus(d)  # -log p_y
     miss = sigmoid(d)  # 1 - p_y
@@ -352,7 +355,7 @@ def finish_row(
     total = real(logits, 0.0)
     if label_smoothing > 0.0:
         spread, spread_lost, total, total_lost = smoothing_sums(
-            logits, weight, weighted, row, m, cap, inverse, 0, logits.shape[1], first, step
+            logits, weight, weighted, at, m, cap, inverse, 0, logits.shape[1], first, step
         )
         spread, spread_lost = sum_over_team(team, spread, spread_lost)
         total, total_lost = sum_over_team(team, total, total_lost)
@@ -372,12 +375,12 @@ def finish_row(
         share = (one - eps) * w + from_z
         if wide:
             write_gradient4(
-                logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
+                logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
                 kappa, cap, inverse, start, stop, first, step,
             )  # fmt: skip
         else:
             write_gradient(
-                logits, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
+                logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
                 kappa, cap, inverse, start, stop, first, step,
             )  # fmt: skip
 
@@ -385,9 +388,13 @@ def finish_row(
 @device_function
 def whole_row(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
-    softcap, z_loss_weight, row, first, step, team, wide,
+    softcap, z_loss_weight, at, row, first, step, team, wide,
 ):  # fmt: skip
-    """Everything about one row, by the `team` of threads that share it."""
+    """Everything about one row, by the `team` of threads that share it.
+
+    The gradient may be written over the logits: what a thread needs of its neighbours' entries, the label's
+    logit and the state, it has before any of them passes the merge.
+    """
     columns = logits.shape[1]
     label = labels[row]
     if label == ignore_index:
@@ -397,14 +404,15 @@ def whole_row(
     else:
         cap = real(logits, softcap)
         inverse = real(logits, 1.0) / cap if softcap > 0.0 else cap
+        target = target_logit(logits, at, label, cap, inverse)
         if wide:
-            m, r = walk_rivals4(logits, row, label, cap, inverse, 0, columns, first, step)
+            m, r = walk_rivals4(logits, at, label, cap, inverse, 0, columns, first, step)
         else:
-            m, r = walk_rivals(logits, row, label, cap, inverse, 0, columns, first, step)
+            m, r = walk_rivals(logits, at, label, cap, inverse, 0, columns, first, step)
         m, r = merge_over_team(team, m, r)
         finish_row(
             logits, weight, cotangent, terms, gradient, wanted, weighted, label_smoothing, softcap,
-            z_loss_weight, row, label, m, r, 0, columns, first, step, team, wide,
+            z_loss_weight, at, row, label, target, m, r, 0, columns, first, step, team, wide,
         )  # fmt: skip
 
 
@@ -417,7 +425,7 @@ def one_thread_per_row(
     if row < logits.shape[0]:
         whole_row(
             logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
-            label_smoothing, softcap, z_loss_weight, row, 0, 1, 1, False,
+            label_smoothing, softcap, z_loss_weight, row, row, 0, 1, 1, False,
         )  # fmt: skip
 
 
@@ -430,7 +438,7 @@ def one_warp_per_row(
     if row < logits.shape[0]:
         whole_row(
             logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
-            label_smoothing, softcap, z_loss_weight, row, cuda.threadIdx.x, 32, 32, False,
+            label_smoothing, softcap, z_loss_weight, row, row, cuda.threadIdx.x, 32, 32, False,
         )  # fmt: skip
 
 
@@ -441,7 +449,7 @@ def block_per_row_online(
 ):  # fmt: skip
     whole_row(
         logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
-        softcap, z_loss_weight, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, False,
+        softcap, z_loss_weight, cuda.blockIdx.x, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, False,
     )  # fmt: skip
 
 
@@ -452,7 +460,27 @@ def vectorised(
 ):  # fmt: skip
     whole_row(
         logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
-        softcap, z_loss_weight, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, True,
+        softcap, z_loss_weight, cuda.blockIdx.x, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, True,
+    )  # fmt: skip
+
+
+@cuda.jit
+def row_on_chip(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    """The walks of block_per_row_online, over a copy in shared memory."""
+    row = cuda.blockIdx.x
+    step = THREADS
+    chip = as_row(cuda.shared.array(0, logits.dtype), logits.shape[1])  # as many bytes as the launch asks for
+    j = cuda.threadIdx.x
+    while j < logits.shape[1]:
+        chip[0, j] = logits[row, j]
+        j += step
+    cuda.syncthreads()  # the label's logit is everybody's
+    whole_row(
+        chip, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+        softcap, z_loss_weight, 0, row, cuda.threadIdx.x, THREADS, BLOCK, False,
     )  # fmt: skip
 
 
@@ -491,83 +519,14 @@ def finish_piece(
             fill_row(terms, gradient, wanted, row, number, start, stop, cuda.threadIdx.x, THREADS)
         else:
             m, r = merge_pieces(pieces_m, pieces_r, row)
+            cap = real(logits, softcap)
+            inverse = real(logits, 1.0) / cap if softcap > 0.0 else cap
+            target = target_logit(logits, row, label, cap, inverse)
             finish_row(
                 logits, weight, cotangent, terms, gradient, wanted, weighted, label_smoothing, softcap,
-                z_loss_weight, row, label, m, r, start, stop, cuda.threadIdx.x, THREADS, BLOCK, True,
+                z_loss_weight, row, row, label, target, m, r, start, stop, cuda.threadIdx.x, THREADS, BLOCK, True,
             )  # fmt: skip
         row += cuda.gridDim.y
-
-
-# ============================================================================================================
-# Reduction on the device
-# ============================================================================================================
-# Partial sums a block, then one small block that adds them: always in the same order, no atomics. Sums are
-# float64: there is one number a row, against C for the loss itself.
-
-
-@cuda.jit
-def sum_of_terms(terms, partial_terms):
-    total = real(partial_terms, 0.0)
-    lost = real(partial_terms, 0.0)
-    row = cuda.grid(1)
-    while row < terms.shape[0]:
-        total, lost = add_exactly(total, lost, real(partial_terms, load_at(terms, row)))
-        row += cuda.gridsize(1)
-    total, lost = sum_over_block(total, lost)
-    if cuda.threadIdx.x == 0:
-        partial_terms[cuda.blockIdx.x] = total - lost
-
-
-@cuda.jit
-def sum_of_label_weights(labels, weight, weighted, ignore_index, columns, partial_weights):
-    total = real(partial_weights, 0.0)
-    lost = real(partial_weights, 0.0)
-    row = cuda.grid(1)
-    while row < labels.shape[0]:
-        label = labels[row]
-        if label != ignore_index and label >= 0 and label < columns:
-            w = real(partial_weights, 1.0)
-            if weighted:
-                w = real(partial_weights, load_at(weight, label))
-            total, lost = add_exactly(total, lost, w)
-        row += cuda.gridsize(1)
-    total, lost = sum_over_block(total, lost)
-    if cuda.threadIdx.x == 0:
-        partial_weights[cuda.blockIdx.x] = total - lost
-
-
-@device_function
-def sum_of_partials(partial):
-    total = 0.0
-    index = 0
-    while index < partial.shape[0]:
-        total += partial[index]
-        index += 1
-    return total
-
-
-@cuda.jit
-def finish_reduction(partial_terms, partial_weights, mean, given, factor, result):
-    """sum, or sum over the divisor: `factor` if given, else the weights of the kept rows; NaN if there are
-    none."""
-    if cuda.grid(1) == 0:
-        total = sum_of_partials(partial_terms)
-        if mean:
-            divisor = factor if given else sum_of_partials(partial_weights)
-            total = total / divisor if divisor != 0.0 else math.nan
-        store_at(result, 0, real(result, total))
-
-
-@cuda.jit
-def scale_of_gradient(partial_weights, mean, given, factor, reduced_cotangent, scale):
-    """The cotangent of every row's term: that of the reduced loss, divided as the loss is; 0 if no row is
-    kept."""
-    if cuda.grid(1) == 0:
-        number = real(partial_weights, load_at(reduced_cotangent, 0))
-        if mean:
-            divisor = factor if given else sum_of_partials(partial_weights)
-            number = number / divisor if divisor != 0.0 else 0.0
-        store_at(scale, 0, real(scale, number))
 
 
 # ============================================================================================================
@@ -578,6 +537,7 @@ RUNGS = (
     "one_thread_per_row",
     "one_warp_per_row",
     "block_per_row_online",
+    "row_on_chip",
     "vectorised",
     "long_row_split_over_blocks",
 )
@@ -585,17 +545,20 @@ KERNELS = {
     "one_thread_per_row": (one_thread_per_row,),
     "one_warp_per_row": (one_warp_per_row,),
     "block_per_row_online": (block_per_row_online,),
+    "row_on_chip": (row_on_chip,),
     "vectorised": (vectorised,),
     "long_row_split_over_blocks": (summarise_rivals, finish_piece),
-    "reduction": (sum_of_terms, sum_of_label_weights, finish_reduction, scale_of_gradient),
+    "reduction": reduction_of_terms.KERNELS,
 }
 
 
-def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
-    """Few classes: a warp a row. A vocabulary: a block a row. Few rows of a vocabulary: several blocks
-    each."""
+def best_rung(rows: int, columns: int, itemsize: int, aligned: bool = True) -> str:
+    """Few classes: a warp a row. More: a block a row, which is read once if it fits on the chip. Few rows of a
+    vocabulary: several blocks each."""
     if columns <= 1024:
         return "one_warp_per_row"
+    if columns * itemsize <= CHIP_BYTES:
+        return "row_on_chip"
     if not aligned:
         return "block_per_row_online"
     return "long_row_split_over_blocks" if rows < 64 and columns >= 65536 else "vectorised"
@@ -620,7 +583,8 @@ def launch(
     """Run one rung on kernel views. `weight` and `gradient` (with `cotangent`) may be None."""
     rows, columns = logits.shape
     aligned = starts_on_16_bytes(logits) and (gradient is None or starts_on_16_bytes(gradient))
-    rung = chosen(rung or best_rung(rows, columns, aligned), RUNGS, aligned)
+    itemsize = np.dtype(logits.dtype).itemsize
+    rung = chosen(rung or best_rung(rows, columns, itemsize, aligned), RUNGS, aligned)
     number = arithmetic_dtype(np.dtype(logits.dtype))
     weighted, wanted = weight is not None, gradient is not None
     weight = weight if weighted else call.new((1,), number)
@@ -639,7 +603,8 @@ def launch(
         )
         configured(finish_piece, grid, THREADS, call.stream)(*arguments, pieces_m, pieces_r, length)
         return
-    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream)(*arguments)
+    on_chip = bytes_on_chip(columns, itemsize) if rung == "row_on_chip" else 0
+    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream, on_chip)(*arguments)
 
 
 def _prepared(call: Call, logits: Any, labels: Any, weight: Any) -> tuple:
@@ -648,13 +613,6 @@ def _prepared(call: Call, logits: Any, labels: Any, weight: Any) -> tuple:
         labels = np.asarray(labels).astype(np.int64, copy=False)
         weight = None if weight is None else np.asarray(weight).astype(arithmetic_dtype(dtype), copy=False)
     return rows, dtype, call.vector(labels), None if weight is None else call.vector(weight)
-
-
-def _cotangent(call: Call, cotangent: Any, dtype: np.dtype) -> Any:
-    """(N,) or one number for all rows, as an array on the device."""
-    if call.on_device and lives_on_device(cotangent):
-        return call.vector(cotangent)
-    return cuda.to_device(np.atleast_1d(np.asarray(cotangent, arithmetic_dtype(dtype))), call.stream)
 
 
 def _run(logits, labels, cotangent, weight, want_gradient, options):
@@ -666,7 +624,7 @@ def _run(logits, labels, cotangent, weight, want_gradient, options):
         return empty_result(call, (0,), dtype), empty_result(call, tuple(rows.shape), dtype)
     terms = call.new((count,), dtype)
     gradient = call.new(rows.shape, dtype) if want_gradient else None
-    weights = _cotangent(call, cotangent, dtype) if want_gradient else None
+    weights = call.numbers(cotangent, dtype) if want_gradient else None
     launch(call, rows, labels, weight, weights, terms, gradient, **options)
     values = call.result(terms, dtype, (count,))
     return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
@@ -687,52 +645,24 @@ def value_and_vjp(logits: Any, labels: Any, *, cotangent: Any, weight: Any = Non
     return _run(logits, labels, cotangent, weight, True, options)
 
 
-def _reduce(call, rows, labels, weight, dtype, reduction, divisor, cotangent, want_gradient, options):
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction must be none, sum or mean, got {reduction!r}")
-    options = dict(options)
-    ignore_index = int(options.get("ignore_index", -100))
-    count, columns = rows.shape
-    number = arithmetic_dtype(dtype)
-    mean, given = reduction == "mean", divisor is not None
-    factor = float(divisor) if given else 0.0
-    blocks = max(1, min(64, -(-count // THREADS)))
-    partial_terms = call.new((blocks,), np.dtype(np.float64))
-    partial_weights = call.new((blocks,), np.dtype(np.float64))
-    terms = call.new((max(count, 1),), number)  # not yet rounded to the caller's dtype
-    result = call.new((1,), dtype)
-    gradient = scale = None
-    stream = call.stream
-    weighted = weight is not None
-    stand_in = weight if weighted else call.new((1,), number)
-    configured(sum_of_label_weights, blocks, THREADS, stream)(
-        labels, stand_in, weighted, ignore_index, columns, partial_weights
-    )
-    if want_gradient:
-        gradient = call.new(rows.shape, dtype)
-        scale = call.new((1,), number)
-        configured(scale_of_gradient, 1, 1, stream)(
-            partial_weights, mean, given, factor, _cotangent(call, cotangent, dtype), scale
-        )
-    launch(call, rows, labels, weight, scale, terms, gradient, **options)
-    configured(sum_of_terms, blocks, THREADS, stream)(terms, partial_terms)
-    configured(finish_reduction, 1, 1, stream)(partial_terms, partial_weights, mean, given, factor, result)
-    return result, gradient
-
-
 def _reduced(logits, labels, reduction, divisor, cotangent, weight, want_gradient, options):
     if reduction == "none":
-        values, gradient = _run(logits, labels, cotangent, weight, want_gradient, options)
-        return values, gradient
+        return _run(logits, labels, cotangent, weight, want_gradient, options)
     there = [cotangent] if lives_on_device(cotangent) else []
     call = Call(logits, labels, weight, *there, stream=options.pop("stream", None))
     rows, dtype, labels, weight = _prepared(call, logits, labels, weight)
-    if rows.shape[0] == 0:
-        nothing = np.asarray(0.0 if reduction == "sum" else math.nan, dtype).reshape(())
-        empty_gradient = empty_result(call, tuple(rows.shape), dtype)
-        return (cuda.to_device(nothing, call.stream) if call.on_device else nothing), empty_gradient
-    result, gradient = _reduce(call, rows, labels, weight, dtype, reduction, divisor, cotangent, want_gradient, options)
-    values = call.result(result, dtype, ())
+    count, columns = rows.shape
+    if count == 0:
+        return of_nothing(call, reduction, dtype), empty_result(call, tuple(rows.shape), dtype)
+    ignore_index = int(options.get("ignore_index", -100))
+    whole = Reduction(call, labels, columns, weight, ignore_index, dtype, reduction, divisor)
+    terms = call.new((count,), arithmetic_dtype(dtype))  # not yet rounded to the caller's dtype
+    gradient = scale = None
+    if want_gradient:
+        gradient = call.new(rows.shape, dtype)
+        scale = whole.scale(call.numbers(cotangent, dtype))
+    launch(call, rows, labels, weight, scale, terms, gradient, **options)
+    values = call.result(whole.result(terms), dtype, ())
     return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
 
 

@@ -90,6 +90,12 @@ class Call:
         array, _ = self._view(array)
         return self._contiguous(array, tuple(range(array.ndim)), (math.prod(array.shape),))
 
+    def numbers(self, numbers: Any, dtype: np.dtype) -> Any:
+        """A vector, or one number for all rows as a vector of length 1, in the dtype of the arithmetic."""
+        if self.on_device and lives_on_device(numbers):
+            return self.vector(numbers)
+        return cuda.to_device(np.atleast_1d(np.asarray(numbers, arithmetic_dtype(dtype))).ravel(), self.stream)
+
     def cotangent(self, cotangent: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A cotangent of this shape; a number stands for an array of it."""
         if lives_on_device(cotangent):

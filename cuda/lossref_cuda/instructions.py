@@ -7,6 +7,7 @@ kernels call
     load4, store4        four neighbours at once: a 128-bit access for float32
     load_at, store_at    the same for an array of one dimension
     widen                an element that was read by other means
+    as_row               an array of one dimension, as the only row of a matrix
     real, lowest         a constant in the arithmetic's dtype (Numba would make a plain 1.0 a float64);
                          the most negative finite number
     exp, log1p, tanh     accurate
@@ -24,6 +25,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 
 if SIMULATED:
     from lossref_cuda.simulated_instructions import (
+        as_row,
         device_function,
         exp,
         fast_exp,
@@ -52,6 +54,7 @@ else:
     from numba.cuda import libdevice, types
     from numba.cuda.core.errors import TypingError
     from numba.cuda.extending import intrinsic
+    from numba.cuda.np.arrayobj import populate_array
 
     exp = math.exp
     log1p = math.log1p
@@ -161,6 +164,30 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, types.int64, _arithmetic(array.dtype)), generate
+
+    @intrinsic
+    def as_row(typing_context, array, columns):
+        """The first `columns` elements of an array, as a matrix of one row."""
+        _check(array, 1, "as_row")
+        result = types.Array(array.dtype, 2, "C")
+
+        def generate(context, builder, signature, arguments):
+            flat = context.make_array(array)(context, builder, arguments[0])
+            row = context.make_array(result)(context, builder)
+            one = context.get_constant(types.intp, 1)
+            width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+            populate_array(
+                row,
+                data=flat.data,
+                shape=(one, arguments[1]),
+                strides=(builder.mul(arguments[1], width), width),
+                itemsize=width,
+                meminfo=flat.meminfo,
+                parent=flat.parent,
+            )
+            return row._getvalue()
+
+        return result(array, types.intp), generate
 
     # ---- four neighbours -----------------------------------------------------------------------------
     # The compiler does not merge four scalar accesses, because it cannot know that the address is a multiple

@@ -13,6 +13,9 @@ from lossref_cuda.instructions import SIMULATED
 # loops. In the simulator a thread is a Python thread, and one warp is plenty.
 THREADS = 32 if SIMULATED else 256
 
+# Shared memory that every GPU gives a block without asking, less the scratch of the reductions.
+CHIP_BYTES = 47 * 1024
+
 # These read 128 bits at a time.
 WIDE_RUNGS = ("vectorised", "long_row_split_over_blocks")
 
@@ -24,6 +27,13 @@ def chosen(rung: str, rungs: Iterable[str], aligned: bool) -> str:
     if rung in WIDE_RUNGS and not aligned:
         raise ValueError(f"rung {rung!r} needs arrays that start on a multiple of 16 bytes")
     return rung
+
+
+def bytes_on_chip(columns: int, itemsize: int) -> int:
+    """What a row needs in shared memory, if it fits."""
+    if columns * itemsize > CHIP_BYTES:
+        raise ValueError(f"a row of {columns} does not fit on the chip ({CHIP_BYTES} bytes)")
+    return columns * itemsize
 
 
 def configured(kernel, blocks, threads, stream, bytes_on_chip: int = 0):

@@ -55,6 +55,10 @@ def store_at(array, index, value):
     array[index] = _narrow(array.dtype, value)
 
 
+def as_row(array, columns):
+    return array.reshape(1, columns)
+
+
 def load4(array, row, column):
     assert (row * array.shape[1] + column) % 4 == 0, "load4 needs an aligned address"
     return tuple(widen(array[row, column + k]) for k in range(4))

@@ -47,7 +47,7 @@ from lossref_cuda.instructions import (
     store4,
     widen,
 )
-from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
+from lossref_cuda.launching import CHIP_BYTES, THREADS, bytes_on_chip, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     absorb,
     add,
@@ -449,7 +449,6 @@ KERNELS = {
     "two_pass_mantissa_exponent": (two_pass_mantissa_exponent,),
     "block_per_row": (vjp_block_per_row,),
 }
-CHIP_BYTES = 47 * 1024  # what every GPU gives a block without asking, less the scratch of the reductions
 
 
 def best_rung(rows: int, columns: int, itemsize: int, algorithm: str, aligned: bool = True) -> str:
@@ -489,12 +488,8 @@ def launch(
         configured(summarise_piece, grid, THREADS, call.stream)(x, pieces_m, pieces_r, length)
         configured(write_piece, grid, THREADS, call.stream)(x, y, pieces_m, pieces_r, length)
         return
-    bytes_on_chip = 0
-    if rung == "row_on_chip":
-        bytes_on_chip = columns * itemsize
-        if bytes_on_chip > CHIP_BYTES:
-            raise ValueError(f"a row of {columns} does not fit on the chip ({CHIP_BYTES} bytes)")
-    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream, bytes_on_chip)(x, y)
+    on_chip = bytes_on_chip(columns, itemsize) if rung == "row_on_chip" else 0
+    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream, on_chip)(x, y)
 
 
 def launch_vjp(

@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from lossref_cuda import cross_entropy
+from lossref_cuda.device_arrays import Call
 from numba import cuda
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -79,6 +80,25 @@ def test_the_blind_band(exact, launch_options, rung, dtype):
     np.testing.assert_allclose(gradient[0, 0], -0.5 * np.exp(-40.0), rtol=1e-5)
     assert terms[3] == 750
     assert terms[2] > 0
+
+
+@pytest.mark.parametrize("rung", ["one_warp_per_row", "block_per_row_online", "row_on_chip", "vectorised"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "softcap": 3.0}], ids=["plain", "options"])
+def test_the_gradient_may_be_written_over_the_logits(rung, options):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(3, 67)).astype(np.float32), np.array([0, 66, 31])
+    want = cross_entropy.value_and_vjp(x, labels, cotangent=np.ones(3), rung=rung, **options)
+    there, ones = cuda.to_device(x), cuda.to_device(np.ones(1, np.float32))
+    terms = cuda.device_array(3, np.float32)
+    call = Call(there)
+    cross_entropy.launch(call, there, cuda.to_device(labels), None, ones, terms, there, rung=rung, **options)
+    np.testing.assert_array_equal(terms.copy_to_host(), want[0])
+    np.testing.assert_array_equal(there.copy_to_host(), want[1])
+
+
+def test_a_row_that_does_not_fit_on_the_chip():
+    with pytest.raises(ValueError, match="does not fit on the chip"):
+        cross_entropy.value(np.zeros((1, 2**14)), [0], rung="row_on_chip")
 
 
 @pytest.mark.parametrize("rung", cross_entropy.RUNGS)
