@@ -199,7 +199,8 @@ def _real_arguments(loss: Loss, data, logits, rng) -> dict:
             p = np.exp(log_p[:rows])
             arguments[name] = p / p.sum(axis=1, keepdims=True) if len(dims) == 2 else np.full(rows, 1 / rows)
         elif isinstance(kind, Whole):
-            arguments[name] = argument.declaration.random(rng, dict.fromkeys(dims, rows), {})
+            sizes = dict.fromkeys(dims, rows) | ({kind.up_to: classes} if kind.up_to else {})
+            arguments[name] = argument.declaration.random(rng, sizes, {})
         elif not isinstance(kind, RealNumber):
             continue
         elif kind.interval.low == 0 and kind.interval.high == 1:

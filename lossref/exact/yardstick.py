@@ -23,7 +23,7 @@ from .enclosure import Enclosure
 from .evaluation import Evaluation, at_rising_precision, is_real, with_precision
 
 EXACT_DIRECTIONS = 64  # up to so many inputs are moved one by one, more of them together with random signs
-STEP_BITS = 40
+STEP_BITS = 80  # an input of 2^46 moves by far less than the differences between inputs
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _gradient_scales(loss, call, moving, sizes, exact, bits, rng):
                     gradients = evaluation.gradients()
                 except UndecidedError:
                     continue
-                differences = [abs(_differences(g, o)) * 2.0**STEP_BITS for g, o in zip(gradients, origin, strict=True)]
+                differences = [abs(_slope(g, o)) for g, o in zip(gradients, origin, strict=True)]
                 moved.append([np.where(np.isfinite(d), d, 0.0) for d in differences])
             combine = np.sum if _one_by_one(directions) else np.max
             for k, scale in enumerate(scales):
@@ -145,10 +145,10 @@ def _gradient_scales(loss, call, moving, sizes, exact, bits, rng):
     return tuple(scales)
 
 
-def _differences(g, origin) -> np.ndarray:
+def _slope(g, origin) -> np.ndarray:
     # A masked entry has size 0 and does not move; infinite derivatives (kinks) are judged elsewhere.
     with np.errstate(invalid="ignore"):
-        return _floats(g - origin)
+        return _floats((g - origin) * Ball(2.0**STEP_BITS))  # before it is rounded: the difference alone may underflow
 
 
 def _one_by_one(directions) -> bool:
