@@ -33,9 +33,8 @@ from lossref.kernels.cross_entropy import (
     Problem,
     cross_entropy_forward,
     cross_entropy_forward_and_backward,
-    logistic,
-    state_without_label,
 )
+from lossref.kernels.cross_entropy_of_a_row import logistic, state_without_label
 from lossref.kernels.rows import BFLOAT16, check_out, computed_in, in_parallel, pieces, read_only
 from lossref.kernels.streaming_state import largest
 

@@ -122,3 +122,22 @@ def test_cross_entropy_of_ignored_rows_and_in_place(divided, monkeypatch):
     _, gradient = cross_entropy.value_and_vjp(logits, labels, cotangent=1.0, out=logits)
     assert gradient is logits
     np.testing.assert_array_equal(logits, parts[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_wrong_class_that_leads_and_bears_most_of_the_weight(divided, dtype):
+    """Its gradient, p_k Σw − w_k, has a formula of its own; here both parts are nearly equal."""
+    for place in INSIDE:
+        x = row_of(dtype)[0]
+        x[place] = 60
+        weight = np.full(LENGTH, 1e-12, dtype)
+        weight[place] = 1
+        label = np.array([7])
+        options = {"label_smoothing": 0.999, "weight": weight, "cotangent": 1.0, "softcap": 400.0}
+        whole, parts = divided(cross_entropy, "value_and_vjp", x[None], label, **options)
+        np.testing.assert_allclose(parts[1][0, place], whole[1][0, place], rtol=32 * np.finfo(dtype).eps)
+        # The gradients of a row sum to 0 (the cap's slope apart), which the cancelled difference would miss.
+        uncapped = {**options, "softcap": None}
+        gradient = divided(cross_entropy, "value_and_vjp", x[None], label, **uncapped)[1][1][0].astype(np.longdouble)
+        others = gradient.sum() - gradient[place]
+        np.testing.assert_allclose(float(gradient[place]), -float(others), rtol=1e-3 if dtype == np.float32 else 1e-9)
