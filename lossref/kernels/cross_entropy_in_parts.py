@@ -14,7 +14,6 @@ travels.
                              the class of the largest logit (−1: nobody leads), du/dx and w there, Σ of the other w
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +36,7 @@ from lossref.kernels.cross_entropy_of_a_row import (
 )
 from lossref.kernels.lanes import memory_fence
 from lossref.kernels.rows import in_parallel, pieces_of_a_row
+from lossref.kernels.states import folded
 from lossref.kernels.streaming_state import finite, merge
 
 __all__ = [
@@ -197,12 +197,7 @@ def summaries(part, first, labels, keep, weights, options):
 def merged_summaries(parts):
     """One summary a row, of the summaries of all its parts."""
 
-    def merged_two(one, other):
-        both = np.empty_like(one)
-        merge_summaries(one, other, both)
-        return both
-
-    return functools.reduce(merged_two, parts)
+    return folded(merge_summaries, parts)
 
 
 def terms(whole, keep, label_weights, options):

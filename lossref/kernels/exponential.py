@@ -42,6 +42,7 @@ __all__ = [
     "mantissa_and_exponent",
     "reduced",
     "scaled_exponential",
+    "shifted_exponential",
 ]
 
 LOG2_E_FLOAT32 = float.fromhex("0x1.715476p+0")
@@ -182,6 +183,13 @@ def scaled_exponential(x, factor):
     """
     n, t = reduced_difference(no_lower_than_underflow(x))
     return scale_by_power_of_two(fused_multiply_add(exponential_minus_one_of_reduced(t), factor, factor), n)
+
+
+@inlined
+def shifted_exponential(x, constants):
+    """The formula of most last passes: factor · e^{x − shift}."""
+    shift, factor = constants
+    return scaled_exponential(x - shift, factor)
 
 
 @inlined

@@ -26,9 +26,9 @@ Two-pass is right for sums within e^±65536 (float32); another row is done by th
 import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
-from lossref.kernels.exponential import scaled_exponential
+from lossref.kernels.exponential import shifted_exponential
 from lossref.kernels.exponents import EXPONENT_LIMIT, add_pairs, exponential_over_sum, sum_of_pairs
-from lossref.kernels.lanes import is_zero, load, load_tail, memory_fence, select, spread, sum_of, whole, width
+from lossref.kernels.lanes import memory_fence
 from lossref.kernels.rows import (
     around_caches,
     empty_result,
@@ -40,27 +40,23 @@ from lossref.kernels.rows import (
     split_rows_or_elements,
     to_rows,
 )
+from lossref.kernels.softmax_in_parts import (
+    in_two_parts,
+    probability_times_difference,
+    slopes_of_long_row,
+    weighted_differences,
+)
 from lossref.kernels.streaming_state import (
-    HEADROOM,
-    RUN,
     absorb,
-    compensated,
     finite,
     index_of,
     largest,
-    state_and_leader_of_long_row,
     state_of_long_row,
     sum_of_exponentials,
 )
 from lossref.kernels.writing import write, write_beside
 
 __all__ = ["value", "value_and_vjp", "vjp"]
-
-
-@inlined
-def shifted_exponential(x, constants):
-    shift, factor = constants
-    return scaled_exponential(x - shift, factor)
 
 
 @inlined
@@ -162,38 +158,6 @@ def two_pass_long(row, result, streamed):
 # The gradient.
 
 
-@inlined
-def weighted_differences(row, shift, cotangent, centre):
-    """Σ_k e^{row[k] − shift} (centre − cotangent[k])."""
-    total, lost = 0.0, 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
-        beside = cotangent[start : min(start + RUN, row.size)]
-        terms = spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            e = scaled_exponential(load(run, j) - shift, HEADROOM)
-            terms = terms + select(is_zero(e), 0.0, e * (centre - load(beside, j)))
-        if whole(run) < run.size:
-            e = scaled_exponential(load_tail(run, whole(run), -np.inf) - shift, HEADROOM)
-            terms = terms + select(is_zero(e), 0.0, e * (centre - load_tail(beside, whole(run), 0.0)))
-        total, lost = compensated(total, lost, sum_of(terms))
-    return (total + lost) / HEADROOM
-
-
-@inlined
-def probability_times_difference(x, cotangent, constants):
-    """p_j (ω_j − ⟨p, ω⟩), the mean being high + low."""
-    shift, factor, high, low = constants
-    return scaled_exponential(x - shift, ((cotangent - high) - low) * factor)
-
-
-@inlined
-def in_two_parts(centre, difference):
-    """(high, low) with high + low = centre − difference to twice the precision, high in the dtype of centre."""
-    high = type(centre)(float(centre) - difference)
-    return float(high), (float(centre) - float(high)) - difference
-
-
 @kernel
 def softmax_backward(rows, cotangent, result, streamed):
     for i in range(rows.shape[0]):
@@ -204,26 +168,6 @@ def softmax_backward(rows, cotangent, result, streamed):
         constants = (finite(m), 1.0 / (1.0 + r), *in_two_parts(centre, difference))
         write_beside(probability_times_difference, row, cotangent[i], constants, result[i], streamed)
     memory_fence()
-
-
-@kernel
-def differences_of_piece(piece, shift, cotangent, centre):
-    return weighted_differences(piece, shift, cotangent, centre)
-
-
-@kernel
-def write_slopes(piece, cotangent, constants, result, streamed):
-    write_beside(probability_times_difference, piece, cotangent, constants, result, streamed)
-    memory_fence()
-
-
-def backward_of_long_row(row, cotangent, result, streamed):
-    parts = pieces_of_a_row(row.size)
-    m, r, star = state_and_leader_of_long_row(row)
-    shift, centre = finite.py_func(m), cotangent[star]
-    sums = in_parallel(lambda a, b: differences_of_piece(row[a:b], shift, cotangent[a:b], centre), parts)
-    constants = (shift, 1.0 / (1.0 + r), *in_two_parts.py_func(centre, sum(sums) / (1.0 + r)))
-    in_parallel(lambda a, b: write_slopes(row[a:b], cotangent[a:b], constants, result[a:b], streamed), parts)
 
 
 # Launch
@@ -265,7 +209,7 @@ def vjp(x, *, axis=-1, algorithm="three_pass", cotangent, out=None):
     streamed = around_caches(result)
     if split_rows_or_elements(rows):
         for row, weights_of_row, result_of_row in zip(rows, weights, result, strict=True):
-            backward_of_long_row(row, weights_of_row, result_of_row, streamed)
+            slopes_of_long_row(row, weights_of_row, result_of_row, streamed)
     else:
         in_parallel(lambda a, b: softmax_backward(rows[a:b], weights[a:b], result[a:b], streamed), pieces(*rows.shape))
     return finish(result, x, axis, out)
