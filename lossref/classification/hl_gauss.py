@@ -1,10 +1,12 @@
 """HL-Gauss: regression as classification, with a Gaussian histogram around the value as target."""
 
+from functools import cache
+
 import numpy as np
 
 from lossref.core import Count, Paper, Positive, Real, floats, is_exact, like, loss, total, where
 from lossref.primitives import softmax_row
-from lossref.primitives.gaussian import erf, erfcx
+from lossref.primitives.gaussian import LONGDOUBLE_BITS, erf, erfcx
 
 PAPER = Paper(
     "Stop Regressing: Training Value Functions via Classification for Scalable Deep RL", 2024, "arXiv:2403.03950"
@@ -163,8 +165,19 @@ def _histogram(values, num_bins, v_min, v_max, sigma_ratio):
 
 
 def _by_quadrature(centre, outside, sigma_ratio):
-    """The masses of bins so narrow that differences of tails cancel, and on which eight nodes leave rounding only."""
-    nodes, weights = (like(x, centre) for x in np.polynomial.legendre.leggauss(8))
+    """The masses of bins so narrow that differences of tails cancel, and on which ten nodes leave rounding only."""
+    nodes, weights = (x.astype(centre.dtype) for x in _gauss_legendre(10))
     x, rho = abs(centre[..., None] + nodes / (2 * sigma_ratio)), outside[..., None]
-    unit = np.sqrt(like(2 / np.pi, centre)) / erfcx(outside / np.sqrt(like(2, centre)))
+    unit = np.sqrt(2 / np.arccos(like(-1, centre))) / erfcx(outside / np.sqrt(like(2, centre)))
     return unit / (2 * sigma_ratio) * total(weights * np.exp(-x * (x / 2 + rho)))
+
+
+@cache
+def _gauss_legendre(count):
+    """Nodes and weights in longdouble: NumPy's leggauss has float64's digits only."""
+    from flint import arb
+
+    from lossref.exact.ball import longdoubles, precision
+
+    with precision(LONGDOUBLE_BITS):
+        return longdoubles(np.array([arb.legendre_p_root(count, k, weight=True) for k in range(count)], object).T)

@@ -71,8 +71,9 @@ def _(logits, labels, k, temperature, margin):
     capped, a = _capped(u, k, temperature)
     row = softmax_row(where(capped, -np.inf, u), temperature)
     a, left = a[:, None], (k - a[:, None]) / k
-    pi = where(capped, 1 / k, left * row.p)
-    not_pi = where(capped, (k - 1) / k, a / k + left * row.not_p)
+    most = 1 / like(k, a)
+    pi = where(capped, most, left * row.p)
+    not_pi = where(capped, (k - 1) * most, a / k + left * row.not_p)
     return where(is_label, -not_pi, pi)
 
 

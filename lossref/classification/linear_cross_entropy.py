@@ -104,7 +104,7 @@ def linear_cross_entropy(
         softcap=softcap,
         z_loss_weight=z_loss_weight,
     )
-    return terms.reshape(labels.shape)
+    return like(terms, hidden).reshape(labels.shape)
 
 
 @linear_cross_entropy.gradient
@@ -153,7 +153,9 @@ def _shifted(hidden, labels, shift):
 
 
 def _logits(rows, classifier, bias):
-    logits = like(rows @ classifier.T, rows)  # NumPy multiplies bfloat16 matrices in float32
+    if rows.dtype.itemsize == 2:  # sums of products outgrow float16's range and bfloat16's digits
+        rows, classifier = rows.astype(np.float32), classifier.astype(np.float32)
+    logits = rows @ classifier.T
     return logits if bias is None else logits + bias
 
 

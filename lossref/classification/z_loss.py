@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from lossref.core import Count, Labels, NonNegative, Paper, Positive, Real, at, label_mask, loss, total, where
+from lossref.core import Count, Labels, NonNegative, Paper, Positive, Real, at, label_mask, like, loss, total, where
 from lossref.primitives import sigmoid, softplus
+from lossref.primitives.alternative_softmaxes import power_of_two
 
 PAPER = Paper(
     "The Z-loss: a shift and scale invariant classification loss belonging to the spherical family",
@@ -52,13 +53,16 @@ def z_loss(
     >>> np.log(1 + np.exp(-z[[0, 1], labels]))  # the literal formula
     array([0.23334309, 0.83567993])
     """
-    z = _standardised(logits, labels, eps)[0]
+    logits, scale = _at_unit_scale(logits)
+    z = _standardised(logits, labels, eps / scale)[0]
     return softplus(a * (b - z)) / a
 
 
 @z_loss.gradient
 def _(logits, labels, a, b, eps):
     count = logits.shape[1]
+    logits, scale = _at_unit_scale(logits)
+    eps = eps / scale
     z, spread, variance, constant = _standardised(logits, labels, eps)
     deviation, is_label = np.sqrt(variance), label_mask(labels, count)
     # Without ε the paper's δ_jc - 1/D - z u_j / (D ς), u = o - μ, cancels: with the label alone ahead, or at a class
@@ -68,8 +72,8 @@ def _(logits, labels, a, b, eps):
     pairs = w_spread + (count - 1) * w * label + (w - lowest) * (label - lowest)
     slope = where(is_label, (count - 1) * spread, -pairs) / (count**2 * variance)
     # With ε it is a mean of that and of δ_jc - 1/D.
-    slope = (deviation * slope + eps * (is_label.astype(variance.dtype) - 1 / count)) / (deviation + eps)
-    return where(constant, 0, -sigmoid(a * (b - z))[:, None] / (deviation + eps) * slope)
+    slope = (deviation * slope + eps * (is_label - 1 / like(count, variance))) / (deviation + eps)
+    return where(constant, 0, -sigmoid(a * (b - z))[:, None] / (deviation + eps) * slope) / scale
 
 
 @z_loss.kinks
@@ -159,10 +163,17 @@ def _(target_logits, sum_logits, sum_squares, num_classes):
     return np.log(1 + np.exp(-z))
 
 
+def _at_unit_scale(logits):
+    """The scores less the row's largest, divided by a power of two: so no square overflows. And that power."""
+    centred = logits - logits.max(axis=1, keepdims=True)  # a common offset changes nothing
+    scale = power_of_two(centred)
+    return centred / scale, scale
+
+
 def _about_the_others(logits, is_one):
     """Each score less the mean of all but one of its row, and the sum of squares of all but that one."""
     count = max(logits.shape[1] - 1, 1)
-    centred = logits - logits.max(axis=1, keepdims=True)  # a common offset changes nothing
+    centred = logits
     for _ in range(2):  # the second time for what rounding left
         centred = centred - total(where(is_one, 0, centred), keepdims=True) / count
     return centred, total(where(is_one, 0, centred) ** 2, keepdims=True)

@@ -286,10 +286,12 @@ class RealNumber(Declaration):
         if not self.is_array or np.size(value) == 0:
             return
         info = ml_dtypes.finfo(dtype)
+        # Cases are written in float64, where longdouble's smallest number is 0.
+        tiny = max(float(info.smallest_normal), float(np.finfo(np.float64).smallest_normal))
         value = np.asarray(value, np.float64)
         if self.interval == Interval():
             # Leads between "1 + e^-lead rounds to 1" and "e^-lead underflows": the blind band.
-            blind, gone = -np.log(float(info.eps)) + 1.0, -np.log(float(info.smallest_normal)) - 2.0
+            blind, gone = -np.log(float(info.eps)) + 1.0, -np.log(tiny) - 2.0
             for lead in (np.ceil(blind), np.floor((blind + gone) / 2), np.floor(gone)):
                 lead = float(self._shortened(lead * self.scale))
                 if value.ndim >= 2 and value.shape[-1] > 1:
@@ -312,7 +314,7 @@ class RealNumber(Declaration):
                     yield "one entry of every row masked", masked
         if self.interval.low == 0:
             edge = value.copy()
-            edge.flat[0] = float(info.smallest_normal) * 8 if not self.interval.low_closed else 0.0
+            edge.flat[0] = 8 * tiny if not self.interval.low_closed else 0.0
             yield "next to its lower end", edge
             if self.interval.high == 1:
                 yield (

@@ -262,8 +262,9 @@ class Loss(Examples):
         for argument in given:  # numbers before entries: labels need to know which value is ignored
             if not argument.is_array:
                 number = argument.declaration.check_number(argument.name, values[argument.name], context)
-                if isinstance(number, float) and context.dtype == ml_dtypes.bfloat16:
-                    number = context.dtype.type(number)  # a Python float would widen bfloat16 to float32
+                if isinstance(number, float) and context.dtype in (ml_dtypes.bfloat16, np.longdouble):
+                    # A Python float would widen bfloat16 to float32, and 1 - 0.1 be rounded to float64.
+                    number = context.dtype.type(number)
                 checked[argument.name] = number
         if not device:
             for argument in sorted(arrays, key=Argument.depends_on_lengths):

@@ -892,6 +892,13 @@ def lift(array: Any) -> np.ndarray:
     return _object_array((e if e.__class__ is Ball else Ball(e) for e in array.ravel().tolist()), array.shape)
 
 
+def longdoubles(balls: Any) -> np.ndarray:
+    """The midpoints of balls (or arbs) in the widest floats that NumPy has."""
+    balls = np.asarray(balls, dtype=object)
+    leading = balls.astype(np.float64)
+    return leading.astype(np.longdouble) + (balls - leading).astype(np.float64)
+
+
 def variables(array: Any) -> np.ndarray:
     """Like :func:`lift`, with every element a new variable: what is computed from it is recorded."""
     array = np.asarray(array)

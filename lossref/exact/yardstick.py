@@ -40,18 +40,23 @@ class Yardstick:
 
     def value_error(self, computed, dtype) -> np.ndarray:
         """The errors of the terms in units of the yardstick."""
-        return self._in_units(self.terms.error(np.asarray(computed)), self.term_scale, dtype)
+        return self._in_units(self.terms, computed, self.term_scale, dtype)
 
     def gradient_error(self, index: int, computed, dtype) -> np.ndarray:
         """The errors of one gradient in units of the yardstick; 0 at kinks, where the truth does not exist."""
-        units = self._in_units(self.gradients[index].error(np.asarray(computed)), self.gradient_scales[index], dtype)
+        units = self._in_units(self.gradients[index], computed, self.gradient_scales[index], dtype)
         return np.where(self.kinks[index], 0.0, units)
 
-    def _in_units(self, error, scale, dtype):
-        info = ml_dtypes.finfo(dtype)
-        unit = float(info.eps) * scale + float(info.smallest_subnormal) * self.largest_input
+    def _in_units(self, truth: Enclosure, computed, scale, dtype):
+        info, computed = ml_dtypes.finfo(dtype), np.asarray(computed)
+        error = truth.error(computed)
+        # Errors and scales are float64, which ends before longdouble does.
+        subnormal = max(float(info.smallest_subnormal), float(np.finfo(np.float64).smallest_subnormal))
+        unit = float(info.eps) * scale + subnormal * self.largest_input
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.where(error == 0, 0.0, error / unit)
+            # Beyond the largest number, infinity is the right answer.
+            beyond = (abs(truth.midpoint) + 4 * unit > float(info.max)) & (computed == np.copysign(np.inf, truth.midpoint))
+            return np.where((error == 0) | beyond, 0.0, error / unit)
 
 
 def yardstick(loss: Loss, *args, cotangent=1.0, rng=None, **kwargs) -> Yardstick:
