@@ -1,0 +1,215 @@
+r"""The softmax of the k largest scores of each row, and 0 elsewhere; and its gradient.
+
+Reference
+=========
+    T = the k largest scores v_j, of equal ones those further left,    u_j = v_j + b_j,    * the largest u of T
+
+    1 + r = Σ_T e^{u_j − u_*},    g_j = e^{u_j − u_*} / (1 + r) on T, else 0
+
+    gradient    g_j ((ω_j − ω_*) − Σ_T g_k (ω_k − ω_*)),    ∂b its sum over the rows
+
+u_j − u_* is taken of the exact sums, so offsets of the scores or of the bias change nothing. NaN or +∞ makes
+its whole row NaN, and so does a row of −∞ alone.
+
+Kernels
+=======
+One pass over a row with the k best scores so far in a heap, the weakest on top: most scores of a long row lose
+against that one, by one comparison. All else concerns k numbers.
+"""
+
+import math
+
+import numpy as np
+
+from lossref.kernels.compilation import inlined, kernel
+from lossref.kernels.rows import check_out, empty_result, finish, in_parallel, pieces, read_only, to_rows
+from lossref.kernels.streaming_state import compensated
+
+__all__ = ["value", "value_and_vjp", "vjp"]
+
+
+@inlined
+def weaker(scores, i, j):
+    """Whether place i is chosen after place j."""
+    return scores[i] < scores[j] or (scores[i] == scores[j] and i > j)
+
+
+@inlined
+def sink(scores, heap, t):
+    """The heap property from t downwards: no place is stronger than the two below it."""
+    while 2 * t + 1 < heap.size:
+        below = 2 * t + 1
+        if below + 1 < heap.size and weaker(scores, heap[below + 1], heap[below]):
+            below += 1
+        if weaker(scores, heap[t], heap[below]):
+            return
+        heap[t], heap[below] = heap[below], heap[t]
+        t = below
+
+
+@inlined
+def choose(scores, heap):
+    """The places of the largest scores, as many as the heap holds."""
+    for t in range(heap.size):
+        heap[t] = t
+    for t in range(heap.size // 2 - 1, -1, -1):
+        sink(scores, heap, t)
+    for j in range(heap.size, scores.size):
+        if scores[j] > scores[heap[0]]:  # of equal scores the one that came first stays
+            heap[0] = j
+            sink(scores, heap, 0)
+
+
+@inlined
+def all_below_infinity(scores):
+    sound = True
+    for j in range(scores.size):
+        sound &= scores[j] < np.inf
+    return sound
+
+
+@inlined
+def biased(scores, bias, j):
+    """scores[j] + bias[j] as the rounded sum and what rounding has taken from it (of a mask, nothing)."""
+    if bias is None:
+        return float(scores[j]), 0.0
+    total, lost = compensated(float(scores[j]), 0.0, bias[j])
+    return total, lost if total > -np.inf else 0.0
+
+
+@inlined
+def strongest(scores, bias, chosen):
+    """Where the largest of the chosen sums stands."""
+    best = 0
+    for t in range(1, chosen.size):
+        if biased(scores, bias, chosen[t])[0] > biased(scores, bias, chosen[best])[0]:
+            best = t
+    return best
+
+
+@inlined
+def gates_of(scores, bias, chosen, best, gates):
+    """gates[t] = the gate of place chosen[t]."""
+    largest, largest_lost = biased(scores, bias, chosen[best])
+    rest, lost = 0.0, 0.0
+    for t in range(chosen.size):
+        total, total_lost = biased(scores, bias, chosen[t])
+        gates[t] = math.exp((total - largest) + (total_lost - largest_lost))
+        if t != best:
+            rest, lost = compensated(rest, lost, gates[t])
+    for t in range(chosen.size):
+        gates[t] /= 1.0 + (rest + lost)
+
+
+@inlined
+def slopes_of(cotangent, chosen, best, gates):
+    """gates[t] becomes the derivative by the score at chosen[t]."""
+    centre = cotangent[chosen[best]]
+    mean, lost = 0.0, 0.0
+    for t in range(chosen.size):
+        mean, lost = compensated(mean, lost, gates[t] * (float(cotangent[chosen[t]]) - centre))
+    for t in range(chosen.size):
+        gates[t] *= (float(cotangent[chosen[t]]) - centre) - (mean + lost)
+
+
+@inlined
+def spread_over_row(numbers, chosen, sound, row):
+    row[:] = 0.0 if sound else np.nan
+    if sound:
+        for t in range(chosen.size):
+            row[chosen[t]] = numbers[t]
+
+
+@kernel
+def gate_rows(scores, bias, k, gates):
+    chosen, numbers = np.empty(k, np.int64), np.empty(k)
+    for i in range(scores.shape[0]):
+        row = scores[i]
+        choose(row, chosen)
+        best = strongest(row, bias, chosen)
+        gates_of(row, bias, chosen, best, numbers)
+        spread_over_row(numbers, chosen, all_below_infinity(row), gates[i])
+
+
+@kernel
+def gate_rows_backward(scores, bias, k, cotangent, gates, slopes, sums):
+    """The slopes; their sums over the rows, if there is a bias; and the gates, if they are wanted."""
+    chosen, numbers = np.empty(k, np.int64), np.empty(k)
+    lost = np.zeros(scores.shape[1])
+    for i in range(scores.shape[0]):
+        row = scores[i]
+        sound = all_below_infinity(row)
+        choose(row, chosen)
+        best = strongest(row, bias, chosen)
+        gates_of(row, bias, chosen, best, numbers)
+        if gates is not None:
+            spread_over_row(numbers, chosen, sound, gates[i])
+        slopes_of(cotangent[i], chosen, best, numbers)
+        spread_over_row(numbers, chosen, sound, slopes[i])
+        if bias is not None:
+            for t in range(k):
+                j = chosen[t]
+                sums[j], lost[j] = compensated(sums[j], lost[j], numbers[t] if sound else np.nan)
+    for j in range(sums.size):
+        sums[j] += lost[j]
+
+
+# Launch
+# ======
+
+
+def value(scores, *, k, bias=None, out=None):
+    """The gates, in the shape of the scores."""
+    scores = np.asarray(scores)
+    rows, _ = to_rows("scores", scores, -1)
+    check_k(k, rows)
+    offsets = None if bias is None else read_only(bias, np.float64)
+    gates = empty_result(rows, scores, 1, out)
+    in_parallel(lambda a, b: gate_rows(rows[a:b], offsets, k, gates[a:b]), pieces(*rows.shape))
+    return finish(gates, scores, 1, out)
+
+
+def vjp(scores, *, k, cotangent, bias=None, out=None):
+    """∂scores, or (∂scores, ∂bias) where there is a bias; `out` is a buffer for it, or a tuple of two."""
+    return gradients(scores, k, bias, cotangent, None, out)
+
+
+def value_and_vjp(scores, *, k, cotangent, bias=None, out=None):
+    """The gates, and the gradient (to which `out` belongs)."""
+    scores = np.asarray(scores)
+    rows, _ = to_rows("scores", scores, -1)
+    gates = empty_result(rows, scores, 1, None)
+    found = gradients(scores, k, bias, cotangent, gates, out)
+    return finish(gates, scores, 1, None), found
+
+
+def gradients(scores, k, bias, cotangent, gates, out):
+    scores = np.asarray(scores)
+    rows, _ = to_rows("scores", scores, -1)
+    check_k(k, rows)
+    offsets = None if bias is None else read_only(bias, np.float64)
+    weights = read_only(np.broadcast_to(np.asarray(cotangent), scores.shape), rows.dtype)
+    for_scores, for_bias = (out, None) if bias is None else (out or (None, None))
+    slopes = empty_result(rows, scores, 1, for_scores)
+    parts = pieces(*rows.shape)
+    sums = np.zeros((len(parts), 0 if bias is None else rows.shape[1]))
+
+    def work(number, a, b):
+        part = None if gates is None else gates[a:b]
+        gate_rows_backward(rows[a:b], offsets, k, weights[a:b], part, slopes[a:b], sums[number])
+
+    in_parallel(work, [(number, *part) for number, part in enumerate(parts)])
+    slopes = finish(slopes, scores, 1, for_scores)
+    if bias is None:
+        return slopes
+    of_bias = sums.sum(0).astype(np.asarray(bias).dtype)
+    if for_bias is None:
+        return slopes, of_bias
+    check_out(for_bias, of_bias.shape, of_bias.dtype)
+    for_bias[...] = of_bias
+    return slopes, for_bias
+
+
+def check_k(k, rows):
+    if not 1 <= k <= rows.shape[1]:
+        raise ValueError(f"k: expected an integer from 1 to {rows.shape[1]}, got {k}")
