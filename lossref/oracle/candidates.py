@@ -33,6 +33,7 @@ class Accepted:
     def __init__(self, function: Callable | None, loss: Loss):
         self.names: tuple[str, ...] = ()
         self.positional: list[str] = []
+        self.keyword_only: set[str] = set()
         self.takes_any = False
         self.takes_any_position = False
         try:
@@ -42,6 +43,7 @@ class Accepted:
             self.takes_any_position = True
         self.names = tuple(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
         self.positional = [p.name for p in parameters if p.kind in POSITIONAL]
+        self.keyword_only = {p.name for p in parameters if p.kind == p.KEYWORD_ONLY}
         self.takes_any_position |= any(p.kind == p.VAR_POSITIONAL for p in parameters)
         self.takes_any = any(p.kind == p.VAR_KEYWORD and not p.name.startswith("_") for p in parameters)
 
@@ -87,14 +89,15 @@ class Candidate:
         return self.run_grad(positional, keywords, cotangent)
 
     def run_value(self, positional, keywords):
+        """Call the value function; both dictionaries are by the names that the loss has for its arguments."""
         with quiet():
-            return self.value_function(*positional, **keywords)
+            return self.value_function(*positional.values(), **keywords)
 
     def run_grad(self, positional, keywords, cotangent):
         if self.accepts_grad is not None and self.takes_cotangent:
             keywords = {**keywords, "cotangent": cotangent}
         with quiet():
-            return self.grad_function(*positional, **keywords)
+            return self.grad_function(*positional.values(), **keywords)
 
     @property
     def takes_cotangent(self) -> bool:
@@ -104,19 +107,21 @@ class Candidate:
         """Give back what the adapter holds."""
 
     def _arrange(self, accepted: Accepted | None, arguments: dict, passed: tuple[str, ...], reduction: dict):
-        """Positional and keyword arguments of a call: required ones by position, options by name."""
-        positional, keywords = [], {}
+        """Positional and keyword arguments of a call: required ones by position where that can be, options by name."""
+        positional: dict = {}
+        keywords: dict = {}
+        by_name = accepted.keyword_only if accepted is not None else set()
         slots = list(accepted.positional) if accepted is not None else []
         for name, argument in self.loss.arguments.items():
-            if name in self.positional_names:
-                positional.append(arguments[name])
+            if name in self.positional_names and name not in by_name:
+                positional[name] = arguments[name]
             elif argument.required:
                 keywords[name] = arguments[name]
             elif name in passed and arguments[name] is not None:
                 known = accepted is None or accepted.takes(name)
                 slot = slots[len(positional)] if len(positional) < len(slots) else None
                 if argument.is_array and not known and slot not in (None, *self.loss.arguments):
-                    positional.append(arguments[name])  # the candidate calls it otherwise, but it stands there
+                    positional[name] = arguments[name]  # the candidate calls it otherwise, but it stands there
                 elif known:
                     keywords[name] = arguments[name]
         for name, given in reduction.items():

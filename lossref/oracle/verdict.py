@@ -54,7 +54,7 @@ def check(
         In which dtype it is judged: float64, float32, float16, bfloat16.
     kwargs : dict, optional
         Options that are fixed. Without them all options that the signature accepts are tried, also in pairs.
-    framework : {"numpy", "torch", "jax", "process"}, optional
+    framework : {"numpy", "torch", "jax", "tensorflow", "mlx", "cupy", "process"}, optional
         What the arrays are; by default NumPy.
     semantics : dict, optional
         Choices that the candidate declares: ``{"mean": "all rows" | "kept rows", "empty mean": "zero" | "error"}``.

@@ -6,7 +6,7 @@ from lossref.core.errors import message
 
 from ..candidates import Candidate
 
-FRAMEWORKS = ("numpy", "torch", "jax", "process")
+FRAMEWORKS = ("numpy", "torch", "jax", "tensorflow", "mlx", "cupy", "process")
 
 
 def adapted(loss, value, grad, framework: str | None, dtype, options: dict) -> Candidate:

@@ -40,6 +40,7 @@ class _Named(Accepted):
 
     def __init__(self, names):
         self.names, self.positional, self.takes_any, self.takes_any_position = tuple(names), [], False, True
+        self.keyword_only = set()
 
 
 class ProcessCandidate(Candidate):
@@ -64,7 +65,7 @@ class ProcessCandidate(Candidate):
         return self._ask("grad", positional, keywords, np.asarray(cotangent))
 
     def _ask(self, what, positional, keywords, cotangent):
-        arrays = {**dict(zip(self.positional_names, positional, strict=False)), **keywords}
+        arrays = {**positional, **keywords}
         request = {
             "loss": self.loss.name, "what": what, "dtype": self.dtype,
             "arguments": {n: written(v) for n, v in arrays.items() if isinstance(v, np.ndarray)},

@@ -2,91 +2,45 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 
 from lossref.core.errors import message
 
-from ..candidates import Candidate, quiet
+from .framework import FrameworkCandidate, imported
 
 
-def adapt(loss, value, grad, dtype, device: str | None = None) -> Candidate:
+def adapt(loss, value, grad, dtype, device: str = "cpu") -> TorchCandidate:
+    torch = imported("torch", "PyTorch", "torch")
     try:
-        import torch
-    except ImportError as problem:
-        raise ImportError(message("framework", "PyTorch to be installed (pip install torch)", str(problem))) from None
-    return TorchCandidate(loss, value, grad, torch, device or "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as problem:  # a PyTorch without CUDA asserts
+        reason = str(problem).splitlines()[0]
+        raise ValueError(message("device", "a device that PyTorch can use here", f"{device!r} ({reason})")) from None
+    return TorchCandidate(loss, value, grad, torch, device)
 
 
-class TorchCandidate(Candidate):
-    """A function of tensors. Its gradient is that of autograd, unless a gradient function of its own is given."""
-
+class TorchCandidate(FrameworkCandidate):
     framework = "torch"
     tries = 40
 
     def __init__(self, loss, value, grad, torch, device):
         super().__init__(loss, value, grad)
         self.torch, self.device = torch, device
-        self.by_autograd = grad is None
-        self.has_grad = loss.differentiable
 
-    @property
-    def takes_cotangent(self) -> bool:
-        return self.by_autograd or super().takes_cotangent
-
-    def tensor(self, array, requires_grad=False):
+    def own(self, x):
         """A tensor with the same numbers, and where PyTorch can, in the same places in memory."""
-        if not isinstance(array, np.ndarray):
-            return array
-        torch = self.torch
-        if array.dtype == ml_dtypes.bfloat16:
-            result = torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
-        else:
-            positive = all(stride >= 0 for stride in array.strides) and array.flags.writeable
-            result = torch.from_numpy(array if positive else array.copy())
-        result = result.to(self.device)
-        if requires_grad:
-            result = result.detach().requires_grad_()
-        return result
+        from lossref.torch import from_numpy
 
-    def array(self, tensor) -> np.ndarray:
-        if not isinstance(tensor, self.torch.Tensor):
-            return np.asarray(tensor)
-        tensor = tensor.detach().cpu()
-        if tensor.dtype == self.torch.bfloat16:
-            return tensor.to(self.torch.float32).numpy().astype(ml_dtypes.bfloat16)
-        return tensor.numpy()
+        return from_numpy(x).to(self.device) if isinstance(x, np.ndarray) else x
 
-    def run_value(self, positional, keywords):
-        with quiet():
-            result = self.value_function(
-                *map(self.tensor, positional), **{n: self.tensor(v) for n, v in keywords.items()}
-            )
-        return self.array(result)
+    def array(self, x):
+        from lossref.torch import to_numpy
 
-    def run_grad(self, positional, keywords, cotangent):
-        if not self.by_autograd:
-            tensors = [self.tensor(x) for x in positional]
-            options = {n: self.tensor(v) for n, v in keywords.items()}
-            given = self.tensor(np.asarray(cotangent))
-            with quiet():
-                if self.takes_cotangent:
-                    options["cotangent"] = given
-                result = self.grad_function(*tensors, **options)
-            return tuple(map(self.array, result)) if isinstance(result, (tuple, list)) else self.array(result)
-        variables = []
-        tensors = []
-        names = self.positional_names
-        for name, x in zip(names, positional, strict=False):
-            tensors.append(self.tensor(x, name in self.loss.of))
-            if name in self.loss.of:
-                variables.append(tensors[-1])
-        tensors += [self.tensor(x) for x in positional[len(names) :]]
-        options = {n: self.tensor(v, n in self.loss.of) for n, v in keywords.items()}
-        variables += [options[n] for n in self.loss.of if n in options]
-        with quiet():
-            result = self.value_function(*tensors, **options)
-            given = self.tensor(np.ascontiguousarray(cotangent)).to(result.dtype).reshape(result.shape)
-            gradients = self.torch.autograd.grad(result, variables, given, allow_unused=True)
-        zeros = (self.torch.zeros_like(v) for v in variables)
-        return tuple(self.array(zero if g is None else g) for g, zero in zip(gradients, zeros, strict=True))
+        return to_numpy(x) if isinstance(x, self.torch.Tensor) else np.asarray(x)
+
+    def pull_back(self, function, variables, cotangent):
+        variables = [variable.detach().requires_grad_() for variable in variables]
+        result = function(*variables)
+        given = self.own(np.ascontiguousarray(cotangent)).to(result.dtype).reshape(result.shape)
+        found = self.torch.autograd.grad(result, variables, given, allow_unused=True)
+        return [self.torch.zeros_like(v) if g is None else g for g, v in zip(found, variables, strict=True)]
