@@ -21,8 +21,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-COMPUTATIONS = ("logsumexp", "softmax", "log_softmax", "cross_entropy")
+COMPUTATIONS = ("logsumexp", "softmax", "log_softmax", "cross_entropy", "linear_cross_entropy")
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0), (12, 0))
+
+
+# Instructions that older devices lack: rung -> the first capability that has them.
+LEAST_CAPABILITY = {"tensor_core_tiles": (8, 0)}  # mma and conversions of bfloat16
 
 
 class Resources(NamedTuple):
@@ -46,6 +50,9 @@ class Kernel(NamedTuple):
     def label(self) -> str:
         return f"{self.computation}.{self.rung}" + ("" if self.name == self.rung else f".{self.name}")
 
+    def runs_on(self, capability: tuple[int, int]) -> bool:
+        return capability >= LEAST_CAPABILITY.get(self.rung, (0, 0))
+
 
 def kernels(dtype: str = "float32") -> list[Kernel]:
     """Every kernel of every rung, with the argument types it is launched with for arrays of this dtype."""
@@ -68,6 +75,7 @@ def signature_of(dispatcher: Any, dtype: str) -> Any:
     matrix, vector = types.Array(storage, 2, "C"), types.Array(storage, 1, "C")
     state = types.Array(arithmetic, 2, "C")
     numbers = types.Array(arithmetic, 1, "C")
+    whole_numbers, flags = types.Array(types.int64, 1, "C"), types.Array(types.int32, 2, "C")
     meaning = {
         "x": matrix, "y": matrix, "logits": matrix, "gradient": matrix,
         "lse": vector, "terms": vector,
@@ -75,10 +83,17 @@ def signature_of(dispatcher: Any, dtype: str) -> Any:
         "weight": numbers, "row_cotangent": numbers, "scale": numbers,
         "partial_terms": numbers, "partial_weights": numbers, "result": numbers,
         "pieces_m": state, "pieces_r": state, "partial": state,
-        "labels": types.Array(types.int64, 1, "C"),
+        "hidden": matrix, "classifier": matrix, "source": matrix, "target": matrix, "bias": matrix,
+        "g": state, "chunk": state, "out": state, "computed": state,
+        "numbers": numbers, "row_numbers": numbers, "sums": types.Array(types.float64, 1, "C"),
+        "kept": flags, "alive": flags,
+        "labels": whole_numbers, "row_labels": whole_numbers, "inverse": whole_numbers,
+        "rows": whole_numbers, "candidates": whole_numbers, "positions": whole_numbers,
         "length": types.int64, "ignore_index": types.int64, "columns": types.int64,
         "label_smoothing": types.float64, "softcap": types.float64, "z_loss_weight": types.float64,
-        "factor": types.float64,
+        "factor": types.float64, "limit": types.float64,
+        "shift": types.int64, "rows_each": types.int64, "classes_each": types.int64,
+        "biased": types.boolean, "filtered": types.boolean, "sorted_classes": types.boolean,
         "wanted": types.boolean, "weighted": types.boolean, "mean": types.boolean, "given": types.boolean,
         "wants_terms": types.boolean,
     }  # fmt: skip
@@ -159,6 +174,7 @@ def report(
         for kernel in kernels(dtype)
         if kernel.computation in only
         for capability in capabilities
+        if kernel.runs_on(capability)
     ]
 
 

@@ -85,6 +85,9 @@ class Call:
         order = (*(d for d in range(array.ndim) if d != axis), axis)
         return self._contiguous(array, order, (math.prod(shape[:-1]), shape[-1])), dtype, shape
 
+    def dtype(self, array: Any) -> np.dtype:
+        return self._view(array)[1]
+
     def vector(self, array: Any) -> Any:
         """The kernel's view of an array of any shape, flattened."""
         array, _ = self._view(array)

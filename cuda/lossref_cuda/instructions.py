@@ -14,6 +14,8 @@ kernels call
     fast_exp             one multiplication and ex2.approx: 2 ulp, plus the rounding of the product
     fma, rint, power_of_two     for numbers held as mantissa and exponent
     shuffle_xor          the value of the lane whose number differs in the given bits
+    pack_bfloat16        two numbers rounded to bfloat16, in one 32-bit word
+    multiply_tiles       a warp multiplies two tiles of bfloat16 on the tensor cores
 
 bfloat16 is stored as uint16: widening is a shift, and no conversion needs a library or a minimum GPU. Indices
 are 64 bits wide everywhere: row * columns passes 2**31 on an ordinary language model.
@@ -36,6 +38,8 @@ if SIMULATED:
         load_at,
         log1p,
         lowest,
+        multiply_tiles,
+        pack_bfloat16,
         power_of_two,
         real,
         rint,
@@ -326,3 +330,44 @@ else:
     def shuffle_xor(value, bits):
         """The value of the lane whose number differs from this lane's in `bits`; all 32 lanes take part."""
         return cuda.shfl_xor_sync(0xFFFFFFFF, value, bits)
+
+    # ---- tensor cores --------------------------------------------------------------------------------
+
+    @intrinsic
+    def pack_bfloat16(typing_context, low, high):
+        """Both rounded to nearest; `low` in the lower half. From compute capability 8.0."""
+
+        def generate(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.IntType(32), [ir.FloatType(), ir.FloatType()])
+            text = "cvt.rn.bf16x2.f32 $0, $2, $1;"  # the instruction names the upper half first
+            return builder.asm(kind, text, "=r,f,f", arguments, side_effect=False)
+
+        return types.uint32(types.float32, types.float32), generate
+
+    @intrinsic
+    def multiply_tiles(typing_context, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+        """d = a b + c for a of 16 x 16, b of 16 x 8 bfloat16, c and d of 16 x 8 float32.
+
+        Each of the 32 lanes holds a few entries of each tile. With group = lane // 4 and member = lane % 4,
+        and two neighbours along the depth k in one word:
+
+            a0: row group,     k = 2 member, + 1      b0: k = 2 member, + 1, column group
+            a1: row group + 8                         b1: k = 2 member + 8, + 9
+            a2: row group,     k = 2 member + 8, + 9  c0, c1: row group,     columns 2 member, + 1
+            a3: row group + 8                         c2, c3: row group + 8
+        """
+        result = types.UniTuple(types.float32, 4)
+        word, number = ir.IntType(32), ir.FloatType()
+
+        def generate(context, builder, signature, arguments):
+            four = ir.LiteralStructType([number] * 4)
+            kind = ir.FunctionType(four, [word] * 6 + [number] * 4)
+            text = (
+                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
+            )
+            # The lanes exchange data: it has a side effect, and must not be moved into a branch.
+            answer = builder.asm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", arguments, side_effect=True)
+            return context.make_tuple(builder, result, [builder.extract_value(answer, k) for k in range(4)])
+
+        return result(*[types.uint32] * 6, *[types.float32] * 4), generate

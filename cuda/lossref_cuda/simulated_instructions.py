@@ -134,7 +134,8 @@ class _Warp:
         self.slots = ([None] * lanes, [None] * lanes)
 
 
-def shuffle_xor(value, bits):
+def _exchange(value):
+    """The values of all lanes of this thread's warp, and this thread's lane."""
     thread = threading.current_thread()
     warp_number, lane = divmod(thread.thread_id, 32)
     block = thread._manager
@@ -148,4 +149,36 @@ def shuffle_xor(value, bits):
     slot = warp.slots[turn % 2]
     slot[lane] = value
     warp.barrier.wait(timeout=60)
-    return slot[lane ^ bits]
+    return slot, lane
+
+
+def shuffle_xor(value, bits):
+    values, lane = _exchange(value)
+    return values[lane ^ bits]
+
+
+def pack_bfloat16(low, high):
+    halves = (int(_narrow(np.dtype(np.uint16), number)) for number in (low, high))
+    return np.uint32(next(halves) | next(halves) << 16)
+
+
+def _halves(word):
+    return [widen(np.uint16(int(word) & 0xFFFF)), widen(np.uint16(int(word) >> 16))]
+
+
+@_quietly
+def multiply_tiles(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+    """The entries that the lanes hold, as the instruction's documentation lays them out; sums in float64, which
+    is more than a tensor core keeps."""
+    lanes, lane = _exchange((a0, a1, a2, a3, b0, b1))
+    group, member = lane >> 2, lane & 3
+
+    def along_depth(owner, first, second):
+        """16 neighbours along the depth: the words `first` and `second` of the four lanes of one group."""
+        words = [lanes[4 * owner + k][index] for index in (first, second) for k in range(4)]
+        return np.array([half for word in words for half in _halves(word)], np.float64)
+
+    rows = along_depth(group, 0, 2), along_depth(group, 1, 3)
+    columns = along_depth(2 * member, 4, 5), along_depth(2 * member + 1, 4, 5)
+    sums = (c0, c1, c2, c3)
+    return tuple(np.float32(sums[2 * i + j] + rows[i] @ columns[j]) for i in range(2) for j in range(2))

@@ -12,6 +12,7 @@ import pytest
 cuda = pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
 config = importlib.import_module("numba.cuda.core.config")
 compile_report = importlib.import_module("lossref_cuda.compile_report")
+matrix_products = importlib.import_module("lossref_cuda.matrix_products")
 
 if config.ENABLE_CUDASIM:
     pytest.skip("the simulator has no compiler", allow_module_level=True)
@@ -26,7 +27,7 @@ PORTABLE = [capability for capability in compile_report.CAPABILITIES if capabili
 @pytest.mark.parametrize("capability", PORTABLE, ids=lambda c: f"sm_{c[0]}{c[1]}")
 def test_compiles_for(computation, capability):
     for kernel in KERNELS.values():
-        if kernel.computation == computation:
+        if kernel.computation == computation and kernel.runs_on(capability):
             assert ".visible .entry" in compile_to_ptx(kernel, capability)
 
 
@@ -67,7 +68,8 @@ def test_assembles_for_sm_90(label):
     assert not re.search(r"\bcall\b", ptx)
     for body in loops(ptx):
         assert not re.search(r"\b(div|rem)\.[su]64\b", body)
-    if kernel.rung != "reduction":  # whose step is the size of the grid
+    # The step of a reduction is the size of the grid, and a row's place in its sequence is a quotient: once a thread.
+    if kernel.rung not in ("reduction", "order of the rows", "gradient filter"):
         assert not re.search(r"\b(div|rem)\.[su]64\b", ptx)
 
 
@@ -89,6 +91,39 @@ def test_wide_rungs_read_and_write_128_bits(label, writes):
     ptx = compile_to_ptx(KERNELS[label], (9, 0))
     assert "ld.global.v4.f32" in ptx
     assert ("st.global.v4.f32" in ptx) == writes
+
+
+TENSOR_CORES = [label for label in KERNELS if ".tensor_core_tiles." in label]
+TILES = [label for label in KERNELS if ".shared_memory_tiles." in label or label in TENSOR_CORES]
+
+
+@pytest.mark.parametrize("label", TENSOR_CORES)
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0), (12, 0)], ids=lambda c: f"sm_{c[0]}{c[1]}")
+def test_tensor_cores_are_used(label, capability):
+    """One instruction for each stripe of columns, and every device since 8.0 takes it."""
+    ptx = compile_to_ptx(KERNELS[label], capability)
+    products = ptx.count("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")
+    # How far the loop over the depth of the tile is unrolled is the compiler's choice.
+    assert products % matrix_products.STRIPES == 0 < products
+    assert "cvt.rn.bf16x2.f32" in ptx
+    needs = compile_report.assemble(ptx, capability)
+    assert needs.stack == needs.spill_stores == needs.spill_loads == 0
+
+
+@pytest.mark.parametrize("label", TILES)
+def test_tiles_are_multiplied_from_shared_memory(label):
+    """The sums stay in registers, and what is multiplied comes from shared memory: the innermost loop that multiplies
+    does not touch global memory."""
+    ptx = compile_to_ptx(KERNELS[label], (9, 0))
+    assert ".local" not in ptx
+    instruction = "mma.sync" if label in TENSOR_CORES else "fma.rn.f32"
+    inner = min((body for body in loops(ptx) if instruction in body), key=len)
+    assert "ld.shared" in inner
+    if label not in TENSOR_CORES:  # whose inner loop is unrolled into the outer one
+        sums = matrix_products.ROWS_EACH * matrix_products.COLUMNS_EACH
+        assert inner.count(instruction) % sums == 0
+        assert "ld.global" not in inner
+        assert inner.count("ld.shared") <= inner.count(instruction) // 2
 
 
 def test_fast_exponential_keeps_small_numbers():
