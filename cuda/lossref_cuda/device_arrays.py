@@ -7,6 +7,8 @@ shape and turns the results back. bfloat16 is handed to the kernels as uint16.
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,46 @@ def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
+def stream_pointer_of(arrays: Iterable[Any]) -> int:
+    """The stream on which the producer of the arrays works: launching there needs no waiting. 0 is the default.
+
+    The array interface has a field for it. PyTorch leaves that out and has a current stream instead. DLPack knows no
+    producer's stream; its arrays are asked to be ready on ours.
+    """
+    torch = sys.modules.get("torch")
+    for array in arrays:
+        if torch is not None and isinstance(array, torch.Tensor):
+            return torch.cuda.current_stream(array.device).cuda_stream
+        pointer = (getattr(array, "__cuda_array_interface__", None) or {}).get("stream")
+        if pointer is not None:
+            return pointer
+    return 0
+
+
+def interface_of(array: Any, stream_pointer: int) -> tuple[dict, Any]:
+    """The array as the CUDA array interface describes it, and the object that keeps the memory alive.
+
+    Nothing waits on the host: what comes by DLPack is ordered before our stream by its producer.
+    """
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is not None:
+        return interface, array
+    from cuda.core.utils import StridedMemoryView
+
+    # DLPack calls the default stream 1; 0 would be ambiguous.
+    memory = StridedMemoryView.from_dlpack(array, stream_ptr=stream_pointer or 1)
+    dtype = np.dtype(memory.dtype)  # bfloat16 as well
+    strides = memory.strides
+    interface = {
+        "shape": tuple(memory.shape),
+        "strides": None if strides is None else tuple(s * dtype.itemsize for s in strides),
+        "typestr": dtype.str,
+        "data": (memory.ptr, memory.readonly),
+        "version": 3,
+    }
+    return interface, memory
+
+
 class Call:
     """The arrays of one call. All on the host, or all on the device."""
 
@@ -60,18 +102,9 @@ class Call:
         if self.on_device and not all(lives_on_device(array) for array in present):
             raise TypeError("all arrays must live on the device, or all must be NumPy arrays")
         if stream is None:
-            stream = self._stream_of(present) if self.on_device else 0
+            pointer = 0 if SIMULATED or not self.on_device else stream_pointer_of(present)
+            stream = cuda.external_stream(pointer) if pointer else 0
         self.stream = stream
-
-    @staticmethod
-    def _stream_of(arrays: list) -> Any:
-        """The stream on which the producer of an argument works: launching there needs no waiting."""
-        for array in arrays:
-            interface = None if SIMULATED else getattr(array, "__cuda_array_interface__", None)
-            pointer = None if interface is None else interface.get("stream")
-            if pointer is not None:
-                return cuda.external_stream(pointer)
-        return 0
 
     # ---- in ------------------------------------------------------------------------------------------
 
@@ -119,7 +152,7 @@ class Call:
             array = np.asarray(array)
             dtype = array.dtype
             return (array.view(np.uint16) if _is_bfloat16(dtype) else array), dtype
-        return view_of_device_array(array)
+        return view_of_device_array(array, self.stream)
 
     def _contiguous(self, array: Any, order: tuple[int, ...], shape: tuple[int, ...]) -> Any:
         if 0 in shape:
@@ -168,7 +201,7 @@ def empty_result(call: Call, shape: tuple[int, ...], dtype: np.dtype) -> Any:
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
-    def view_of_device_array(array: Any) -> tuple[Any, np.dtype]:
+    def view_of_device_array(array: Any, stream: Any) -> tuple[Any, np.dtype]:
         dtype = array.dtype
         return (FakeCUDAArray(array._ary.view(np.uint16)) if _is_bfloat16(dtype) else array), dtype
 
@@ -185,28 +218,14 @@ if SIMULATED:
 else:
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
 
-    def view_of_device_array(array: Any) -> tuple[Any, np.dtype]:
+    def view_of_device_array(array: Any, stream: Any) -> tuple[Any, np.dtype]:
         """A device array of Numba's on the same memory, and the dtype. Does not wait for anything."""
-        interface = getattr(array, "__cuda_array_interface__", None)
-        if interface is None:
-            from cuda.core.utils import StridedMemoryView
-
-            memory = StridedMemoryView.from_dlpack(array, stream_ptr=-1)
-            dtype = np.dtype(memory.dtype)
-            strides = memory.strides
-            interface = {
-                "shape": tuple(memory.shape),
-                "strides": None if strides is None else tuple(s * dtype.itemsize for s in strides),
-                "typestr": dtype.str,
-                "data": (memory.ptr, memory.readonly),
-                "version": 3,
-            }
-            array = memory  # keeps the memory alive
+        interface, owner = interface_of(array, int(stream))
         dtype = np.dtype(interface["typestr"])
         if _is_bfloat16(dtype):
             dtype = bfloat16()
             interface = {**interface, "typestr": "<u2"}
-        return cuda.from_cuda_array_interface(interface, owner=array, sync=False), dtype
+        return cuda.from_cuda_array_interface(interface, owner=owner, sync=False), dtype
 
     def permuted(array: Any, order: tuple[int, ...]) -> Any:
         if order == tuple(range(array.ndim)):

@@ -56,7 +56,7 @@ def store_at(array, index, value):
 
 
 def as_row(array, columns):
-    return array.reshape(1, columns)
+    return array[:columns].reshape(1, columns)
 
 
 def load4(array, row, column):

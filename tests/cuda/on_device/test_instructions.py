@@ -21,9 +21,9 @@ def multiply_one_tile(a, b, c, d):
     a3 = pack_bfloat16(load(a, group + 8, k + 8), load(a, group + 8, k + 9))
     b0 = pack_bfloat16(load(b, k, group), load(b, k + 1, group))
     b1 = pack_bfloat16(load(b, k + 8, group), load(b, k + 9, group))
-    d0, d1, d2, d3 = multiply_tiles(
-        a0, a1, a2, a3, b0, b1, load(c, group, k), load(c, group, k + 1), load(c, group + 8, k), load(c, group + 8, k + 1)
-    )  # fmt: skip
+    c0, c1 = load(c, group, k), load(c, group, k + 1)
+    c2, c3 = load(c, group + 8, k), load(c, group + 8, k + 1)
+    d0, d1, d2, d3 = multiply_tiles(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
     store(d, group, k, d0)
     store(d, group, k + 1, d1)
     store(d, group + 8, k, d2)
