@@ -17,7 +17,7 @@ for _family in FAMILIES:
 
 from .gradcheck import gradcheck  # noqa: E402 - the function takes the place of its module, for good
 
-_LAZY = {name: f"{__name__}.{name}" for name in ("exact", "oracle", "bench", "kernels", "torch", "jax")}
+_LAZY = {name: f"{__name__}.{name}" for name in ("exact", "oracle", "bench", "kernels", "dask", "torch", "jax")}
 
 
 def __getattr__(name: str):

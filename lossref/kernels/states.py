@@ -128,9 +128,9 @@ def merge(*states):
     array((-inf, 0.), dtype=[('m', '<f8'), ('r', '<f8')])
     """
 
-    arrays = np.broadcast_arrays(np.array(IDENTITY, STATE), *(np.asarray(state, STATE) for state in states))
-    flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
-    return folded(merge_pairs, flat).reshape(arrays[0].shape)
+    arrays = [np.array(IDENTITY, STATE), *(np.asarray(state, STATE) for state in states)]
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    return folded(merge_pairs, [np.broadcast_to(array, shape).flatten() for array in arrays]).reshape(shape)
 
 
 def folded(merge_two, arrays):
