@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -14,14 +13,13 @@ from lossref.core.loss import Loss
 from lossref.core.registry import losses
 
 from .candidates import Candidate
-from .cases import VERSION
+from .cases import VERSION, Case
 from .diagnosis import FORMS, Diagnosis, diagnose
-from .judging import GRADIENT_LIMIT, SEMANTICS, VALUE_LIMIT, WRONG, Failure, Judge, distance
+from .judging import SEMANTICS, WRONG, Failure, Judge, distance
 from .report import Finding, Report
+from .rounding import gradients, variables
 from .shrinking import shrink
-from .truth import LONG, terms_shape, truth
-
-MAX_FINDINGS = 12  # of one kind of quantity; the rest are counted
+from .truth import LONG, truth
 
 
 def check(
@@ -295,38 +293,63 @@ def _summarise(judge: Judge, report: Report) -> None:
             by_row = units.reshape(len(leads), -1).max(axis=1)
             curve = report.curves.setdefault(outcome.quantity, [])
             curve += [(float(lead), float(error)) for lead, error in zip(leads, by_row, strict=True)]
-    own = _obvious_error(judge)
-    ordinary = [
-        o for o in judge.outcomes
-        if o.quantity == "value" and o.case.kind == "ordinary" and not o.case.passed and o.reduction == "none"
-    ]  # fmt: skip
-    mine = max(
-        (float(np.max(np.where(np.isnan(o.units), np.inf, o.units), initial=0.0)) for o in ordinary), default=None
-    )
-    if own and ordinary and mine is not None and np.isfinite(mine):
-        report.ratio["value"] = mine / own
+    for quantity in report.worst:
+        beside = _beside_the_obvious(judge, quantity)
+        if beside is not None:
+            report.ratio[quantity] = beside
 
 
-def _obvious_error(judge: Judge) -> float | None:
-    """The worst error of the literal formula in the same dtype on the same ordinary inputs."""
-    loss, worst = judge.loss, 0.0
-    if loss.obvious_form is None:
+def _beside_the_obvious(judge: Judge, quantity: str) -> float | None:
+    """The worst error on ordinary inputs, over that of the obvious code there, in the same dtype.
+
+    Inputs on which the obvious code has no finite answer do not count: it would excuse everything.
+    """
+    outcomes = [o for o in judge.outcomes if o.quantity == quantity and o.case.kind == "ordinary" and not o.case.passed]
+    reductions = [o.reduction for o in outcomes]
+    obvious = judge.loss.obvious_form
+    if obvious is None or not outcomes:
         return None
-    cases = {id(o.case): o.case for o in judge.outcomes if o.case.kind == "ordinary" and not o.case.passed}
-    for case in cases.values():
-        required = {n: judge._legal(n, case) for n, a in loss.arguments.items() if a.required}
-        full = {**{n: a.default for n, a in loss.arguments.items()}, **required}
-        if sum(np.size(v) for v in required.values()) > 200:
+    reduction = "none" if "none" in reductions else reductions[0]
+    errors: dict[int, float] = {}  # of the obvious code, case by case
+    mine = theirs = 0.0
+    for outcome in outcomes:
+        if outcome.reduction != reduction:
             continue
-        try:
-            with np.errstate(all="ignore"):
-                got = np.asarray(loss.obvious_form(**required)).astype(LONG)
-            true = truth(loss, full, "none", None, np.ones(terms_shape(loss, full)))
-            units = distance(got, true.terms) / judge._value_unit(case, true)
-        except Exception:
-            continue
-        worst = max(worst, float(np.max(units, initial=0.0)))
-    return worst or None
+        if id(outcome.case) not in errors:
+            errors[id(outcome.case)] = _obvious_error(judge, obvious, outcome.case, reduction, quantity)
+        if np.isfinite(errors[id(outcome.case)]):
+            theirs = max(theirs, errors[id(outcome.case)])
+            mine = max(mine, float(np.max(np.where(np.isnan(outcome.units), np.inf, outcome.units), initial=0.0)))
+    return mine / theirs if theirs and np.isfinite(mine) else None
+
+
+def _obvious_error(judge: Judge, obvious: Callable, case: Case, reduction: str, quantity: str) -> float:
+    """How far the literal formula in the same dtype is off, in units; infinite where nothing can be said."""
+    loss = judge.loss
+    required = {n: judge._legal(n, case) for n, a in loss.arguments.items() if a.required}
+    full = {**{n: a.default for n, a in loss.arguments.items()}, **required}
+    if sum(np.size(v) for v in required.values()) > 200:
+        return np.inf
+    try:
+        cotangent = judge.cotangent(case, reduction)
+        true = truth(loss, full, reduction, None, cotangent)
+        with np.errstate(all="ignore"):
+            if quantity == "value":
+                terms = np.asarray(obvious(**required))
+                weighted = terms if reduction == "none" else (terms * true.weights.astype(terms.dtype)).sum()
+                units = distance(weighted.astype(LONG), true.value) / judge._value_unit(case, true)
+            else:
+                of = {n: variables(required[n]) for n in loss.of if n in required}
+                found = gradients(obvious(**{**required, **of}), true.weights * cotangent, tuple(of.values()))
+                parts = [
+                    np.where(true.kinks[k], 0, distance(g.astype(LONG), true.gradients[k]))
+                    / judge._gradient_unit(k, true, cotangent)
+                    for k, g in enumerate(found)
+                ]
+                units = np.concatenate([np.ravel(part) for part in parts])
+    except Exception:  # the literal formula does not take such inputs, or is not made of what can be differentiated
+        return np.inf
+    return float(np.max(units, initial=0.0))
 
 
 def _expect(report: Report, text: str) -> None:
@@ -340,6 +363,3 @@ def _expect(report: Report, text: str) -> None:
                 finding.expected = line
                 matched.add(line)
     report.unexpected = tuple(line for line in lines if line not in matched)
-
-
-_ = (sys, GRADIENT_LIMIT, VALUE_LIMIT, MAX_FINDINGS)
