@@ -7,6 +7,10 @@ A rung is judged by its share of the copy rate: the bytes that the computation h
 once, each output written once) divided by its time, relative to what a plain device-to-device copy of the same size
 reaches. A rung that reads the row twice can reach at most two thirds, unless the cache serves the second read.
 
+Linear cross-entropy is judged by its three matrix products alone, as the same rung makes them chunk by chunk, and by
+what it allocates beyond the gradients. Where PyTorch is installed with CUDA its tensors are passed, and its GEMM is one
+of the rungs.
+
 In the simulator (NUMBA_ENABLE_CUDASIM=1) the command runs too, on tiny arrays, to try the command itself: the times
 mean nothing there and are marked so.
 """
@@ -21,7 +25,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +47,23 @@ class Timing(NamedTuple):
     seconds: float
     gigabytes_per_second: float
     share_of_copy: float
+    times_torch: float | None
+
+
+class LinearTiming(NamedTuple):
+    """One rung of linear cross-entropy, value and gradients."""
+
+    rung: str
+    rows: int
+    features: int
+    classes: int
+    dtype: str
+    seconds: float
+    seconds_of_products: float
+    times_products: float
+    output_bytes: int  # the gradients
+    chunk_bytes: int  # the logits of one chunk, and G beside them where the library wants it in 16 bits
+    peak_bytes: int  # the most that the call held at once, outputs included
     times_torch: float | None
 
 
@@ -70,7 +93,8 @@ def timing(
 
 
 def time_of(launch: Callable[[], Any], repeat: int) -> float:
-    """The median time of a launch in seconds, measured on the device where there is one."""
+    """The median time of a launch in seconds, measured on the device where there is one. A slow launch is repeated
+    less often: three seconds of it are enough."""
     from numba import cuda
 
     from lossref_cuda.instructions import SIMULATED
@@ -81,8 +105,8 @@ def time_of(launch: Callable[[], Any], repeat: int) -> float:
         start = time.perf_counter()
         launch()
         return time.perf_counter() - start
-    times = []
-    for _ in range(repeat):
+    times: list[float] = []
+    while len(times) < repeat and sum(times) < 3.0:
         before, after = cuda.event(), cuda.event()
         before.record()
         launch()
@@ -138,13 +162,155 @@ def measure(rows: int, columns: int, dtype: str, repeat: int) -> list[Timing]:
     return found
 
 
-def time_torch(host: Any, repeat: int) -> dict[str, float]:
-    """The same with PyTorch, if it is installed with CUDA; of cross-entropy forward and backward."""
+class Allocated:
+    """Bytes on the device that are held now, and the most that ever were."""
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+
+    def add(self, array: Any) -> None:
+        size = array.size * array.dtype.itemsize
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(array, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+@contextmanager
+def allocations() -> Iterator[Allocated]:
+    """What the kernels' calls allocate. (The library's workspace is its own.)"""
+    from lossref_cuda.device_arrays import Call
+
+    allocated, original = Allocated(), Call.new
+
+    def counted(call: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        array = original(call, shape, dtype)
+        allocated.add(array)
+        return array
+
+    Call.new = counted  # type: ignore[method-assign]
+    try:
+        yield allocated
+    finally:
+        Call.new = original  # type: ignore[method-assign]
+
+
+def measure_linear(
+    rows: int, features: int, classes: int, dtype: str, repeat: int, rungs: tuple[str, ...] | None = None
+) -> list[LinearTiming]:
+    """Every rung that these arrays can have (or those asked for), on one shape."""
+    import numpy as np
+    from numba import cuda
+
+    from lossref_cuda import linear_cross_entropy
+
+    rng = np.random.default_rng(0)
+    hidden, classifier = (rng.normal(size=(n, features)).astype(np.float32) for n in (rows, classes))
+    classifier *= np.float32(4 / features**0.5)  # logits of ordinary size
+    labels = rng.integers(0, classes, rows)
+    arrays = _on_device(hidden, classifier, labels, dtype)
+    found = []
+    peer = time_torch_linear(hidden, classifier, labels, dtype, repeat)
+    for rung in rungs or linear_cross_entropy.RUNGS:
+        try:
+            problem = linear_cross_entropy.Problem(*arrays, None, None, rung=rung)
+        except ValueError:  # this dtype, or nobody's arrays
+            continue
+
+        def compute(rung: str = rung) -> Any:
+            return linear_cross_entropy.reduced_value_and_vjp(*arrays, rung=rung)
+
+        seconds = time_of(compute, repeat)
+        with allocations() as allocated:
+            _, gradients = compute()
+        products, chunk_bytes = _products_alone(problem)
+        alone = time_of(products, repeat)
+        found.append(
+            LinearTiming(
+                rung, rows, features, classes, dtype, seconds, alone, seconds / alone,
+                sum(gradient.size * gradient.dtype.itemsize for gradient in gradients), chunk_bytes, allocated.peak,
+                None if peer is None else seconds / peer,
+            )
+        )  # fmt: skip
+        del gradients
+    cuda.synchronize()
+    return found
+
+
+def _on_device(hidden: Any, classifier: Any, labels: Any, dtype: str) -> tuple[Any, ...]:
+    """As PyTorch's tensors if it can, else as Numba's arrays."""
+    from numba import cuda
+
+    torch = _torch_with_cuda()
+    if torch is not None:
+        real = (torch.from_numpy(array).to("cuda", getattr(torch, dtype)) for array in (hidden, classifier))
+        return (*real, torch.from_numpy(labels).cuda())
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        narrow: Any = ml_dtypes.bfloat16
+    else:
+        narrow = dtype
+    return tuple(cuda.to_device(array) for array in (hidden.astype(narrow), classifier.astype(narrow), labels))
+
+
+def _products_alone(problem: Any) -> tuple[Callable[[], None], int]:
+    """The three products of each chunk, into memory that is there; and the size of a chunk."""
+    from lossref_cuda.linear_cross_entropy import zeros
+
+    call, rows = problem.call, problem.rows.count
+    each, features = min(problem.chunk, rows), problem.hidden.shape[1]
+    classifier = problem.vocabulary.classifier
+    logits = call.new((each, problem.columns), problem.number)
+    g = problem.g_buffer(logits)
+    d_hidden = call.new((each, features), problem.number)
+    d_classifier = zeros(call, (problem.columns, features), problem.number)
+
+    def products() -> None:
+        for start in range(0, rows, each):
+            hidden = problem.hidden[start : min(start + each, rows)]
+            count = hidden.shape[0]
+            problem.products.logits(hidden, classifier, None, logits[:count])
+            problem.products.hidden(g[:count], classifier, None, d_hidden[:count])
+            problem.products.classifier(g[:count], hidden, None, d_classifier)
+
+    buffers = [logits] if g is logits else [logits, g]
+    return products, sum(buffer.size * buffer.dtype.itemsize for buffer in buffers)
+
+
+def _torch_with_cuda() -> Any:
+    from lossref_cuda.instructions import SIMULATED
+
     try:
         import torch
     except ImportError:
-        return {}
-    if not torch.cuda.is_available():
+        return None
+    return torch if torch.cuda.is_available() and not SIMULATED else None
+
+
+def time_torch_linear(hidden: Any, classifier: Any, labels: Any, dtype: str, repeat: int) -> float | None:
+    """Forward and backward of PyTorch's linear followed by its cross-entropy, where there is memory for that."""
+    torch = _torch_with_cuda()
+    if torch is None:
+        return None
+    states, vectors, right = _on_device(hidden, classifier, labels, dtype)
+
+    def forward_and_backward() -> None:
+        h, c = states.detach().requires_grad_(), vectors.detach().requires_grad_()
+        torch.nn.functional.cross_entropy(torch.nn.functional.linear(h, c), right).backward()
+
+    try:
+        return _time_of_torch(torch, forward_and_backward, repeat)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def time_torch(host: Any, repeat: int) -> dict[str, float]:
+    """The same with PyTorch, if it is installed with CUDA; of cross-entropy forward and backward."""
+    torch = _torch_with_cuda()
+    if torch is None:
         return {}
     x = torch.from_numpy(host).cuda()
     labels = torch.randint(0, host.shape[1], (host.shape[0],), device="cuda")
@@ -209,7 +375,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("result", type=Path, help="the JSON file to write")
     parser.add_argument("--rows", type=int, action="append", help="with --columns, a shape; may be repeated")
     parser.add_argument("--columns", type=int, action="append")
-    parser.add_argument("--dtype", action="append", choices=("float16", "float32", "float64"))
+    parser.add_argument("--linear", action="append", help="ROWSxFEATURESxCLASSES; may be repeated")
+    parser.add_argument("--dtype", action="append", choices=("float16", "bfloat16", "float32", "float64"))
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--skip-tests", action="store_true")
     chosen = parser.parse_args(arguments)
@@ -223,16 +390,27 @@ def main(arguments: list[str] | None = None) -> int:
     real = device["times_mean_something"]
     shapes = list(zip(chosen.rows or (), chosen.columns or (), strict=True))
     shapes = shapes or ([(8192, 1000), (8192, 8192), (4096, 50257), (8, 2**20)] if real else [(2, 40)])
+    linear = [tuple(map(int, text.split("x"))) for text in chosen.linear or ()]
+    linear = linear or ([(8192, 2304, 32000), (8192, 2304, 128000)] if real else [(6, 3, 9)])
     dtypes = chosen.dtype or (["float32", "float16"] if real else ["float32"])
     tests = {"ran": False, "reason": "--skip-tests"} if chosen.skip_tests else run_tests()
     timings = [
-        one for rows, columns in shapes for dtype in dtypes for one in measure(rows, columns, dtype, chosen.repeat)
+        one
+        for rows, columns in shapes
+        for dtype in dtypes
+        if dtype != "bfloat16"
+        for one in measure(rows, columns, dtype, chosen.repeat)
+    ]
+    linear_dtypes = chosen.dtype or (["float32", "bfloat16"] if real else ["float32"])
+    linear_timings = [
+        one for shape in linear for dtype in linear_dtypes for one in measure_linear(*shape, dtype, chosen.repeat)
     ]
     result = {
         "device": device,
         "python": platform.python_version(),
         "tests": tests,
         "timings": [one._asdict() for one in timings],
+        "linear_cross_entropy": [one._asdict() for one in linear_timings],
     }
     chosen.result.write_text(json.dumps(result, indent=1) + "\n")
     for one in timings:
@@ -240,6 +418,13 @@ def main(arguments: list[str] | None = None) -> int:
             f"{one.computation:14} {one.rung:28} {one.rows}x{one.columns} {one.dtype}  "
             f"{one.gigabytes_per_second:8.1f} GB/s  {one.share_of_copy:6.1%} of copy"
             + ("" if one.times_torch is None else f"  {one.times_torch:5.2f} x torch's time")
+        )
+    for line in linear_timings:
+        beyond = (line.peak_bytes - line.output_bytes) / line.chunk_bytes
+        print(
+            f"linear_cross_entropy {line.rung:22} {line.rows}x{line.features}x{line.classes} {line.dtype}  "
+            f"{line.seconds:.4g} s  {line.times_products:5.2f} x its products  beyond outputs {beyond:5.2f} chunks"
+            + ("" if line.times_torch is None else f"  {line.times_torch:5.2f} x torch's time")
         )
     return 0 if not tests["ran"] or tests["passed"] else 1
 

@@ -558,10 +558,7 @@ class Problem:
         each = min(self.chunk, rows.count)
         buffer = call.new((each, self.columns), self.number)
         gathered = None if rows.natural else call.new((each, self.hidden.shape[1]), self.dtype)
-        # A library multiplies G in the dtype of its factor, and 16 bits do not fit over 32 while others still read.
-        beside = gradients is not None and isinstance(self.products, LibraryProducts)
-        beside = beside and storage_dtype(self.dtype) != self.number
-        g_buffer = call.new(buffer.shape, self.dtype) if beside else buffer
+        g_buffer = None if gradients is None else self.g_buffer(buffer)
         for start in range(0, rows.count, each):
             now = slice(start, min(start + each, rows.count))
             count = now.stop - now.start
@@ -580,6 +577,12 @@ class Problem:
                 configured(clear_dropped_tiles, tiles.kept.shape[::-1], THREADS, call.stream)(g, tiles.kept, *self.tile)
             gradients.add(g, hidden, tiles, now)
         return terms
+
+    def g_buffer(self, logits: Any) -> Any:
+        """Where G goes: over the logits. But a library multiplies it in the dtype of its factor, and 16 bits cannot be
+        written over 32 that others have yet to read."""
+        over = isinstance(self.products, OwnProducts) or storage_dtype(self.dtype) == self.number
+        return logits if over else self.call.new(logits.shape, self.dtype)
 
     def _epilogue(self, logits: Any, labels: Any, cotangent: Any, terms: Any, gradient: Any) -> None:
         cross_entropy.launch(

@@ -15,6 +15,7 @@ LONG_ROWS = ((1, 10**7), (1, 10**8))
 LARGE_TABLES = ((4096, 32000), (1024, 128000), (512, 256000))
 LINEAR = ((2048, 512, 32000), (1024, 512, 128000))
 SHORT_ROWS = (4096, 1000)
+DEVICE = "device"  # where a CPU's rows name the allocator
 
 
 @dataclass
@@ -127,6 +128,13 @@ def _linear_cross_entropy(m: Measured) -> Iterator[Bar]:
         yield Bar(f"{kernel} : the faster of torch's two", shape, 0.85, ratio(ours, m.number(kernel, shape, "torch")))
         share = m.number(kernel, shape, "lossref numba", metric="epilogue share")
         yield Bar(f"{kernel}, epilogue's share of the time", shape, 0.06, share)
+        gpu = "lossref cuda", "library_products"
+        share = m.number(kernel, shape, *gpu, metric="epilogue share", allocator=DEVICE)
+        over = None if share is None else 1 / (1 - share)
+        yield Bar(f"{kernel} on the GPU : its products", shape, 1.15, over)
+        transient = m.number(kernel, shape, *gpu, metric="transient", allocator=DEVICE)
+        chunk = m.number(kernel, shape, *gpu, metric="chunk", allocator=DEVICE)
+        yield Bar(f"{kernel} on the GPU, transient memory : one chunk", shape, 1.1, ratio(transient, chunk))
         transient = m.number(kernel, shape, "lossref numba", metric="transient")
         chunk = m.number(kernel, shape, "lossref numba", metric="chunk")
         yield Bar(f"{kernel}, transient memory : one chunk", shape, 1.1, ratio(transient, chunk))

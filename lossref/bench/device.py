@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from .problems import Problem
 from .rows import Row
+
+LINEAR = "linear_cross_entropy"
 
 
 def not_run() -> tuple[str, str] | None:
@@ -21,8 +23,9 @@ def measure(problems: Iterable[Problem], repeat: int) -> list[Row]:
     from lossref_cuda import device_check
 
     name = device_check.describe_device()["name"]
+    problems = list(problems)
     wanted = [problem for problem in problems if problem.kernel in device_check.COMPUTATIONS]
-    rows = []
+    rows = [row for problem in problems if problem.kernel == LINEAR for row in _linear(problem, repeat, name)]
     for shape, dtype in dict.fromkeys((problem.shape, problem.dtype) for problem in wanted):
         kernels = {problem.kernel: problem for problem in wanted if (problem.shape, problem.dtype) == (shape, dtype)}
         for one in device_check.measure(*shape, dtype, repeat):
@@ -39,3 +42,26 @@ def measure(problems: Iterable[Problem], repeat: int) -> list[Row]:
                 )
             )  # fmt: skip
     return rows
+
+
+def _linear(problem: Problem, repeat: int, machine: str) -> Iterator[Row]:
+    """Linear cross-entropy: its time against that of its three products alone, and its memory."""
+    from lossref_cuda import device_check
+
+    rows, features, classes = problem.shape
+    for one in device_check.measure_linear(rows, features, classes, problem.dtype, repeat):
+
+        def row(metric: str, unit: str, number: float, one=one, **more) -> Row:
+            return Row(
+                LINEAR, problem.computes, "lossref cuda", one.rung, "fresh", "device", metric, unit,
+                list(problem.shape), problem.dtype, 0, repeat, None, number, None, machine=machine, **more,
+            )  # fmt: skip
+
+        yield row(
+            "time", "s", one.seconds, least_bytes=problem.least_bytes, flops=problem.flops,
+            gigabytes_per_second=problem.least_bytes / one.seconds / 1e9, share_of_limit=1 / one.times_products,
+            ratio_to={} if one.times_torch is None else {"torch": one.times_torch},
+        )  # fmt: skip
+        yield row("epilogue share", "1", 1 - 1 / one.times_products)
+        yield row("transient", "B", one.peak_bytes - one.output_bytes)
+        yield row("chunk", "B", one.chunk_bytes)

@@ -39,3 +39,40 @@ def test_runs_in_the_simulator(tmp_path):
     seen = {(one["computation"], one["rung"]) for one in result["timings"]}
     assert ("softmax", "row_on_chip") in seen
     assert len(seen) == 24
+    linear = {one["rung"]: one for one in result["linear_cross_entropy"]}
+    assert set(linear) == {"one_thread_per_entry", "shared_memory_tiles"}  # float32, and nobody's library
+    for one in linear.values():
+        assert one["output_bytes"] == 4 * (6 * 3 + 9 * 3)
+        assert one["chunk_bytes"] == 4 * 6 * 9
+        assert one["times_products"] == pytest.approx(one["seconds"] / one["seconds_of_products"])
+
+
+MEMORY = """
+import json, sys
+sys.setswitchinterval(1e-4)
+import numpy as np
+from numba import cuda
+from lossref_cuda import linear_cross_entropy
+from lossref_cuda.device_check import allocations
+
+rows, features, classes, chunk = 24, 2, 40, 8
+hidden, classifier, labels = np.ones((rows, features)), np.ones((classes, features)), np.arange(rows)
+arrays = [cuda.to_device(array) for array in (hidden, classifier, labels)]
+with allocations() as allocated:
+    value, gradients = linear_cross_entropy.reduced_value_and_vjp(*arrays, block_size=(chunk, classes))
+held = sum(8 * gradient.size for gradient in gradients)
+print(json.dumps({"outputs": held, "peak": allocated.peak, "chunk": 8 * chunk * classes, "all": 8 * rows * classes}))
+"""
+
+
+def test_linear_cross_entropy_holds_one_chunk_of_logits():
+    """Beyond the gradients: one chunk, and a few numbers a row."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    )
+    assert run.returncode == 0, run.stderr
+    bytes_of = json.loads(run.stdout)
+    a_few_numbers_a_row = 24 * 8 * 4
+    beyond = bytes_of["peak"] - bytes_of["outputs"]
+    assert bytes_of["chunk"] <= beyond <= bytes_of["chunk"] + a_few_numbers_a_row
+    assert beyond < bytes_of["all"] / 2
