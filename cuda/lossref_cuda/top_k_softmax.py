@@ -27,7 +27,7 @@ from numba import cuda
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result
 from lossref_cuda.instructions import device_function, exp, load, real, store, store_at
 from lossref_cuda.launching import THREADS, chosen, configured, geometry
-from lossref_cuda.reductions import add_exactly, maximum_over_team, minimum_over_team, sum_over_team
+from lossref_cuda.reductions import add_exactly, maximum_over_warp, minimum_over_warp, sum_over_warp
 
 # ============================================================================================================
 # Reference
@@ -46,7 +46,24 @@ def reference(scores: np.ndarray, k: int, bias: np.ndarray | float = 0.0) -> np.
 # ============================================================================================================
 # Rungs
 # ============================================================================================================
-# `team` threads share a row, of which this one takes the columns first, first + step, ...
+# `team` threads share a row, 1 or the 32 of a warp; this one takes the columns first, first + step, ...
+
+
+@device_function
+def maximum_of_team(team, number):
+    return number if team == 1 else maximum_over_warp(number)
+
+
+@device_function
+def minimum_of_team(team, number):
+    return number if team == 1 else minimum_over_warp(number)
+
+
+@device_function
+def sum_of_team(team, total, lost):
+    if team == 1:
+        return total, lost
+    return sum_over_warp(total, lost)
 
 
 @device_function
@@ -68,8 +85,8 @@ def next_best(scores, row, last, place, first, step, team):
             best = x
             at = j
         j += step
-    top = maximum_over_team(team, best)
-    return top, minimum_over_team(team, at if best == top else columns)
+    top = maximum_of_team(team, best)
+    return top, minimum_of_team(team, at if best == top else columns)
 
 
 @device_function
@@ -102,8 +119,8 @@ def gates_of_row(scores, bias, biased, k, row, first, step, team):
                 largest = total
                 at = j
         j += step
-    top = maximum_over_team(team, largest)
-    at = minimum_over_team(team, at if largest == top else columns)
+    top = maximum_of_team(team, largest)
+    at = minimum_of_team(team, at if largest == top else columns)
     if at == columns:
         at = 0  # nothing but masks, or NaN: the row becomes NaN below
     total, lost = sum_of_both(scores, bias, biased, row, at)
@@ -119,7 +136,7 @@ def gates_of_row(scores, bias, biased, k, row, first, step, team):
             other, other_lost = sum_of_both(scores, bias, biased, row, j)
             r, r_lost = add_exactly(r, r_lost, exp((other - total) - (other_lost - lost)))
         j += step
-    r, r_lost = sum_over_team(team, r, r_lost)
+    r, r_lost = sum_of_team(team, r, r_lost)
     scale = real(scores, 1.0) / (real(scores, 1.0) + (r - r_lost))
     if total == -math.inf:
         scale = real(scores, math.nan)
@@ -156,7 +173,7 @@ def backward_row(scores, bias, biased, k, cotangents, gradient, slopes, row, fir
         p = gate(scores, bias, biased, row, j, last, place, total, lost, scale)
         mean, mean_lost = add_exactly(mean, mean_lost, p * (load(cotangents, row, j) - centre))
         j += step
-    mean, mean_lost = sum_over_team(team, mean, mean_lost)
+    mean, mean_lost = sum_of_team(team, mean, mean_lost)
     j = first
     while j < scores.shape[1]:
         p = gate(scores, bias, biased, row, j, last, place, total, lost, scale)
@@ -196,7 +213,7 @@ def vjp_one_warp_per_row(scores, bias, biased, k, cotangents, gradient, slopes):
 
 
 @cuda.jit
-def sum_over_rows(slopes, of_bias):
+def sum_over_rows(slopes, of_bias_sum):
     """A thread a column: neighbours read neighbours, and the order of the sum never changes."""
     j = cuda.grid(1)
     if j < slopes.shape[1]:
@@ -206,7 +223,7 @@ def sum_over_rows(slopes, of_bias):
         while row < slopes.shape[0]:
             total, lost = add_exactly(total, lost, load(slopes, row, j))
             row += 1
-        store_at(of_bias, j, total - lost)
+        store_at(of_bias_sum, j, total - lost)
 
 
 # ============================================================================================================
