@@ -21,7 +21,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-COMPUTATIONS = ("logsumexp", "softmax", "log_softmax", "cross_entropy", "linear_cross_entropy")
+COMPUTATIONS = (
+    "logsumexp",
+    "softmax",
+    "log_softmax",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "top_k_softmax",
+    "softmax_attention",
+)
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0), (12, 0))
 
 
@@ -87,6 +95,11 @@ def signature_of(dispatcher: Any, dtype: str) -> Any:
         "g": state, "chunk": state, "out": state, "computed": state,
         "numbers": numbers, "row_numbers": numbers, "sums": types.Array(types.float64, 1, "C"),
         "kept": flags, "alive": flags,
+        "scores": matrix, "gates": matrix, "slopes": state, "of_bias_sum": vector, "k": types.int64,
+        "queries": matrix, "keys": matrix, "values": matrix, "output": matrix,
+        "of_queries": matrix, "of_keys": matrix, "of_values": matrix, "of_bias": matrix,
+        "mask": types.Array(types.boolean, 1, "C"), "masked": types.boolean, "causal": types.boolean,
+        "maxima": numbers, "factors": numbers, "highs": numbers, "lows": numbers, "pivots": whole_numbers,
         "labels": whole_numbers, "row_labels": whole_numbers, "inverse": whole_numbers,
         "rows": whole_numbers, "candidates": whole_numbers, "positions": whole_numbers,
         "length": types.int64, "ignore_index": types.int64, "columns": types.int64,
