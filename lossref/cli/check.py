@@ -66,7 +66,9 @@ def check_candidate(
         else:
             json_file.write_text(text, encoding="utf-8")
     if html_file is not None:
-        html_file.write_text("\n".join(r.to_html() for r in reports), encoding="utf-8")
+        from lossref.oracle.page import page
+
+        html_file.write_text(page(reports), encoding="utf-8")
     return 0 if all(r.verdict == "accurate" for r in reports) else 1
 
 

@@ -290,9 +290,16 @@ def _summarise(judge: Judge, report: Report) -> None:
             report.worst[outcome.quantity] = (worst, outcome.case.name)
         leads = outcome.case.tags.get("lead")
         if leads is not None and units.ndim and len(units) == len(leads):
-            by_row = units.reshape(len(leads), -1).max(axis=1)
-            curve = report.curves.setdefault(outcome.quantity, [])
-            curve += [(float(lead), float(error)) for lead, error in zip(leads, by_row, strict=True)]
+            report.curves.setdefault(outcome.quantity, []).extend(_by_lead(leads, units))
+            plain = _obvious_units(judge, outcome.case, outcome.reduction, outcome.quantity)
+            if plain is not None and np.shape(plain) == units.shape:
+                report.obvious_curves.setdefault(outcome.quantity, []).extend(_by_lead(leads, plain))
+    if report.curves:
+        info = ml_dtypes.finfo(judge.dtype)
+        scale = getattr(judge.loss.arguments[judge.loss.of[0]].declaration, "scale", 1.0)
+        # Half a rounding of 1 still rounds to one, and so does half of the smallest number.
+        low, high = (scale * (np.log(2) - np.log(float(edge))) for edge in (info.eps, info.smallest_subnormal))
+        report.blind_band = (float(low), float(high))
     for quantity in report.worst:
         beside = _beside_the_obvious(judge, quantity)
         if beside is not None:
@@ -306,8 +313,7 @@ def _beside_the_obvious(judge: Judge, quantity: str) -> float | None:
     """
     outcomes = [o for o in judge.outcomes if o.quantity == quantity and o.case.kind == "ordinary" and not o.case.passed]
     reductions = [o.reduction for o in outcomes]
-    obvious = judge.loss.obvious_form
-    if obvious is None or not outcomes:
+    if not outcomes:
         return None
     reduction = "none" if "none" in reductions else reductions[0]
     errors: dict[int, float] = {}  # of the obvious code, case by case
@@ -316,40 +322,46 @@ def _beside_the_obvious(judge: Judge, quantity: str) -> float | None:
         if outcome.reduction != reduction:
             continue
         if id(outcome.case) not in errors:
-            errors[id(outcome.case)] = _obvious_error(judge, obvious, outcome.case, reduction, quantity)
+            units = _obvious_units(judge, outcome.case, reduction, quantity)
+            errors[id(outcome.case)] = np.inf if units is None else float(np.max(units, initial=0.0))
         if np.isfinite(errors[id(outcome.case)]):
             theirs = max(theirs, errors[id(outcome.case)])
             mine = max(mine, float(np.max(np.where(np.isnan(outcome.units), np.inf, outcome.units), initial=0.0)))
     return mine / theirs if theirs and np.isfinite(mine) else None
 
 
-def _obvious_error(judge: Judge, obvious: Callable, case: Case, reduction: str, quantity: str) -> float:
-    """How far the literal formula in the same dtype is off, in units; infinite where nothing can be said."""
-    loss = judge.loss
+def _by_lead(leads, units: np.ndarray) -> list[tuple[float, float]]:
+    """The worst error of each row, beside the row's lead."""
+    return [(float(x), float(y)) for x, y in zip(leads, units.reshape(len(leads), -1).max(axis=1), strict=True)]
+
+
+def _obvious_units(judge: Judge, case: Case, reduction: str, quantity: str) -> np.ndarray | None:
+    """How far the literal formula in the same dtype is off, in units; for the gradients of several arguments, flat."""
+    loss, obvious = judge.loss, judge.loss.obvious_form
     required = {n: judge._legal(n, case) for n, a in loss.arguments.items() if a.required}
     full = {**{n: a.default for n, a in loss.arguments.items()}, **required}
-    if sum(np.size(v) for v in required.values()) > 200:
-        return np.inf
+    if obvious is None or sum(np.size(v) for v in required.values()) > 200:
+        return None
     try:
         cotangent = judge.cotangent(case, reduction)
         true = truth(loss, full, reduction, None, cotangent)
         with np.errstate(all="ignore"):
             if quantity == "value":
                 terms = np.asarray(obvious(**required))
-                weighted = terms if reduction == "none" else (terms * true.weights.astype(terms.dtype)).sum()
-                units = distance(weighted.astype(LONG), true.value) / judge._value_unit(case, true)
+                found = terms if reduction == "none" else (terms * true.weights.astype(terms.dtype)).sum()
+                parts = [distance(found.astype(LONG), true.value) / judge._value_unit(case, true)]
             else:
                 of = {n: variables(required[n]) for n in loss.of if n in required}
-                found = gradients(obvious(**{**required, **of}), true.weights * cotangent, tuple(of.values()))
+                slopes = gradients(obvious(**{**required, **of}), true.weights * cotangent, tuple(of.values()))
                 parts = [
                     np.where(true.kinks[k], 0, distance(g.astype(LONG), true.gradients[k]))
                     / judge._gradient_unit(k, true, cotangent)
-                    for k, g in enumerate(found)
+                    for k, g in enumerate(slopes)
                 ]
-                units = np.concatenate([np.ravel(part) for part in parts])
     except Exception:  # the literal formula does not take such inputs, or is not made of what can be differentiated
-        return np.inf
-    return float(np.max(units, initial=0.0))
+        return None
+    units = parts[0] if len(parts) == 1 else np.concatenate([np.ravel(part) for part in parts])
+    return np.where(np.isnan(units), np.inf, units).astype(np.float64)
 
 
 def _expect(report: Report, text: str) -> None:

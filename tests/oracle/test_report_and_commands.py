@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -56,6 +57,41 @@ def test_a_report_as_json_and_html(report):
     assert report.curves["value"] and max(x for x, _ in report.curves["value"]) > 80
 
 
+def test_the_plot_shows_the_blind_band_and_the_obvious_code(report):
+    low, high = report.blind_band
+    assert low == pytest.approx(16.64, abs=0.01) and high == pytest.approx(103.97, abs=0.01)
+    page = report.to_html()
+    plot = page[page.index("<svg") : page.index("</svg>")]
+    band = re.search(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', plot)
+    left, width = map(float, band.groups())
+    inside = re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="3.5" fill="#b2182b"', plot)
+    assert any(left <= float(x) <= left + width for x in inside)  # what is wrong is wrong there
+    assert plot.count('stroke="#888"') == len(report.obvious_curves["value"]) > 10
+    assert json.loads(report.to_json())["blind_band"] == [low, high]
+
+
+def test_a_page_says_everything_and_escapes_it():
+    text = "the cause <i>\nevidence\nbetter: a form"
+    findings = [
+        lr.oracle.Finding("a<b", "value", "a case", {}, error=float("inf"), message=text),
+        lr.oracle.Finding("b", "grad", "a case", {}, error=1234.0, message="", severity="note", expected="b:grad"),
+    ]
+    report = lr.oracle.Report("cross_entropy", "float32", "torch", findings, worst={"value": (5e-7, "x & y")},
+                              ratio={"value": 0.5}, curves={"value": [(0.0, 0.0), (0.0, float("inf"))]})  # fmt: skip
+    page = report.to_html()
+    for text in ("a&lt;b", "the cause &lt;i&gt;</p><pre>evidence</pre><p><b>Better:</b> a form</p>", "x &amp; y",
+                 "expected: b:grad", "5.0·10⁻⁷", "1.2·10³", "0.5 ×", "∞"):  # fmt: skip
+        assert text in page, text
+
+
+def test_what_a_notebook_shows_has_a_style_that_touches_nothing_else(report):
+    shown = report._repr_html_()
+    style = re.search("<style>(.*?)</style>", shown, re.DOTALL).group(1)
+    selectors = [s.strip() for rule in re.findall(r"([^{}]+)\{", style) for s in rule.split(",")]
+    assert selectors and all(s.startswith(".lossref-report") for s in selectors)
+    assert "<body" not in shown and "<html" not in shown
+
+
 def test_raise_if(report):
     assert report.raise_if("wrong") is report
     with pytest.raises(Rejected, match="p-minus-one"):
@@ -90,6 +126,14 @@ def test_the_command(module, function, status, tmp_path):
     assert json.loads((tmp_path / "o.json").read_text())["loss"] == "cross_entropy"
     assert (tmp_path / "o.html").read_text().startswith("<!doctype html>")
     assert status == 0 or function != "wrong" or "wrong-sign" in result.output
+
+
+def test_several_dtypes_are_one_page(module, tmp_path):
+    page = tmp_path / "o.html"
+    command = ["check", f"{module}:right", "--loss", "cross_entropy", "--quick", "--html", str(page)]
+    assert CliRunner().invoke(app, [*command, "--dtype", "float32", "--dtype", "float64"]).exit_code == 0
+    text = page.read_text()
+    assert text.count("<!doctype html>") == text.count("</body>") == 1 and text.count("<h1>") == 2
 
 
 @pytest.mark.parametrize("wrong", [["--loss", "cross_entropi"], ["--loss", "cross_entropy", "--dtype", "int8"],
