@@ -34,6 +34,7 @@ from lossref.kernels.rows import (
     around_caches,
     empty_result,
     finish,
+    half_in_parts,
     in_parallel,
     pieces,
     read_only,
@@ -171,6 +172,7 @@ class Problem:
         )
 
 
+@half_in_parts
 def value(logits, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0, softcap=None, z_loss_weight=0.0):
     """The N terms."""
     logits = np.asarray(logits)
@@ -187,6 +189,7 @@ def value(logits, labels, *, weight=None, ignore_index=-100, label_smoothing=0.0
     return terms.astype(logits.dtype, copy=False)
 
 
+@half_in_parts
 def value_and_vjp(
     logits,
     labels,

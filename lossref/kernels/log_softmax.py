@@ -35,6 +35,7 @@ from lossref.kernels.rows import (
     around_caches,
     empty_result,
     finish,
+    half_in_parts,
     in_parallel,
     pieces,
     pieces_of_a_row,
@@ -167,6 +168,7 @@ def backward_of_long_row(row, cotangent, result, streamed):
 # ======
 
 
+@half_in_parts
 def value(x, *, axis=-1, out=None):
     """log softmax(x) along `axis`."""
     x = np.asarray(x)
@@ -181,6 +183,7 @@ def value(x, *, axis=-1, out=None):
     return finish(result, x, axis, out)
 
 
+@half_in_parts
 def vjp(x, *, axis=-1, cotangent, out=None):
     """ω_j − p_j Σ_k ω_k, without cancellation at the maximum."""
     x = np.asarray(x)

@@ -26,6 +26,7 @@ from lossref.kernels.rows import (
     around_caches,
     empty_result,
     finish,
+    half_in_parts,
     in_parallel,
     pieces,
     pieces_of_a_row,
@@ -68,6 +69,7 @@ def lse_forward_and_backward(rows, cotangent, values, gradient, streamed):
 # ======
 
 
+@half_in_parts
 def value(x, *, axis=-1, keepdims=False):
     """log Σ e^x along `axis`."""
     x = np.asarray(x)
@@ -82,6 +84,7 @@ def value(x, *, axis=-1, keepdims=False):
     return shaped(values, x, axis, keepdims)
 
 
+@half_in_parts
 def value_and_vjp(x, *, axis=-1, keepdims=False, cotangent, out=None):
     """The value, and ω softmax(x)."""
     x = np.asarray(x)

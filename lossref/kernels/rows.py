@@ -9,6 +9,8 @@ are safe, nothing spins between calls, and a forked process starts anew. Their n
 (`NUMBA_NUM_THREADS`, `numba.set_num_threads`).
 """
 
+import functools
+import inspect
 import itertools
 import math
 import os
@@ -24,6 +26,7 @@ __all__ = [
     "computed_in",
     "empty_result",
     "finish",
+    "half_in_parts",
     "in_parallel",
     "pieces",
     "pieces_of_a_row",
@@ -42,6 +45,10 @@ COMPUTED_IN = {
 
 # Below this many elements a second thread costs more than it brings.
 WORTH_A_THREAD = 100_000
+# A 16-bit array larger than this is computed in parts.
+HALF_AT_A_TIME = 1 << 24
+# The arguments that have an entry, or a row of them, for each row.
+BY_ROW = ("labels", "cotangent", "out")
 # A result larger than this will not be found in a cache by whoever reads it, so it need not pass through one.
 LARGER_THAN_CACHES = 32 << 20
 
@@ -109,6 +116,45 @@ def finish(result, array, axis, out):
         return moved.astype(array.dtype, copy=False)
     out[...] = moved
     return out
+
+
+def half_in_parts(function):
+    """Decorator: a large 16-bit array is taken some rows at a time, so that there is never a float32 copy of all of
+    it, twice as large as itself. `function` takes rows as its first argument and whatever belongs to rows by name."""
+    signature = inspect.signature(function)
+    first = next(iter(signature.parameters))
+
+    @functools.wraps(function)
+    def in_parts(*args, **kwargs):
+        arguments = signature.bind(*args, **kwargs).arguments
+        x = np.asarray(arguments[first])
+        axis_is_first = x.ndim < 2 or arguments.get("axis", -1) % x.ndim == 0
+        if x.dtype.itemsize != 2 or x.size <= HALF_AT_A_TIME or axis_is_first:
+            return function(*args, **kwargs)
+        if arguments.get("out") is not None:
+            check_out(arguments["out"], x.shape, x.dtype)
+        for name in {"cotangent", "labels"} & arguments.keys():
+            arguments[name] = np.asarray(arguments[name])
+        arguments[first] = x
+        by_row = [name for name in (first, *BY_ROW) if getattr(arguments.get(name), "ndim", 0)]
+        if any(arguments[name].shape[0] != x.shape[0] for name in by_row):
+            return function(*args, **kwargs)
+        results: tuple = ()
+        each = max(1, HALF_AT_A_TIME * x.shape[0] // x.size)
+        for start in range(0, x.shape[0], each):
+            part = slice(start, start + each)
+            found = function(**{**arguments, **{name: arguments[name][part] for name in by_row}})
+            parts = found if isinstance(found, tuple) else (found,)
+            if not results:
+                results = tuple(np.empty(x.shape[:1] + p.shape[1:], p.dtype) for p in parts)
+                if arguments.get("out") is not None:  # it belongs to the last result
+                    results = (*results[:-1], arguments["out"])
+            for result, computed in zip(results, parts, strict=True):
+                if not np.may_share_memory(result, computed):
+                    result[part] = computed
+        return results if isinstance(found, tuple) else results[0]
+
+    return in_parts
 
 
 # -------------------------------------------------------------------------------------------------- threads

@@ -33,6 +33,7 @@ from lossref.kernels.rows import (
     around_caches,
     empty_result,
     finish,
+    half_in_parts,
     in_parallel,
     pieces,
     pieces_of_a_row,
@@ -183,6 +184,7 @@ def by_rows(algorithm, rows, result, streamed):
         in_parallel(lambda a, b: run(rows[a:b], result[a:b], streamed), pieces(*rows.shape))
 
 
+@half_in_parts
 def value(x, *, axis=-1, algorithm="three_pass", out=None):
     """softmax(x) along `axis`; `algorithm` is "three_pass", "online" or "two_pass"."""
     long_row = {"three_pass": three_pass_long, "online": online_long, "two_pass": two_pass_long}
@@ -199,6 +201,7 @@ def value(x, *, axis=-1, algorithm="three_pass", out=None):
     return finish(result, x, axis, out)
 
 
+@half_in_parts
 def vjp(x, *, axis=-1, algorithm="three_pass", cotangent, out=None):
     """p_j (ω_j − ⟨p, ω⟩). The algorithm makes no difference."""
     x = np.asarray(x)
