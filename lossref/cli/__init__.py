@@ -152,7 +152,7 @@ def check(
     ],
     loss: Annotated[str, typer.Option(help="The loss that it is meant to be.")],
     grad: Annotated[str | None, typer.Option(help="Its gradient function, where the framework derives none.")] = None,
-    framework: Annotated[str, typer.Option(help="numpy, torch, jax or process.")] = "numpy",
+    framework: Annotated[str, typer.Option(help="numpy, torch, jax, tensorflow, mlx, cupy or process.")] = "numpy",
     dtype: Annotated[
         list[str] | None, typer.Option(help="float64, float32, float16, bfloat16; may be repeated [default: float64].")
     ] = None,
@@ -172,6 +172,8 @@ def check(
     option: Annotated[
         list[str] | None, typer.Option(help="For a process: an option that it takes; may be repeated.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="For torch: where its tensors are, such as cuda.")] = None,
+    jit: Annotated[bool, typer.Option("--jit", help="For jax: under jax.jit.")] = False,
 ) -> None:
     """Judge somebody's implementation of a loss: accurate, inaccurate or wrong, where, and probably why.
 
@@ -181,7 +183,7 @@ def check(
 
     raise typer.Exit(
         check_candidate(
-            target, loss, grad, framework, dtype, kwargs, json, html, xfails, seed, quick, gradient, option
+            target, loss, grad, framework, dtype, kwargs, json, html, xfails, seed, quick, gradient, option, device, jit
         )
     )
 

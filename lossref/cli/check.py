@@ -18,7 +18,7 @@ from .terminal import console, known, usage_error
 def check_candidate(
     target: str, loss: str, grad: str | None, framework: str, dtypes: list[str] | None, kwargs: str | None,
     json_file: Path | None, html_file: Path | None, xfails: Path | None, seed: int, quick: bool, gradient: bool,
-    options: list[str] | None,
+    options: list[str] | None, device: str | None = None, jit: bool = False,
 ) -> int:  # fmt: skip
     """The whole command; 0: accurate, 1: not, 2: the command line is wrong."""
     from lossref.oracle.adapters import FRAMEWORKS
@@ -32,6 +32,11 @@ def check_candidate(
         more = {"options": tuple(options or ()), "gradient": gradient}
     else:
         value, own_gradient = _function(target), None if grad is None else _function(grad)
+    for option, given, belongs_to in (("device", device, "torch"), ("jit", jit, "jax")):
+        if given and framework != belongs_to:
+            usage_error(f"--{option} is for --framework {belongs_to}, not for {framework}")
+        if given:
+            more[option] = given
     expected = None
     if xfails is not None:
         try:

@@ -137,7 +137,9 @@ def test_several_dtypes_are_one_page(module, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [["--loss", "cross_entropi"], ["--loss", "cross_entropy", "--dtype", "int8"],
-                                   ["--loss", "cross_entropy", "--kwargs", "no json"]])  # fmt: skip
+                                   ["--loss", "cross_entropy", "--kwargs", "no json"],
+                                   ["--loss", "cross_entropy", "--jit"],
+                                   ["--loss", "cross_entropy", "--device", "cuda", "--framework", "jax"]])  # fmt: skip
 def test_usage_errors_have_status_2(module, wrong):
     assert CliRunner().invoke(app, ["check", f"{module}:value", *wrong]).exit_code == 2
     assert CliRunner().invoke(app, ["check", f"{module}:missing", "--loss", "cross_entropy"]).exit_code == 2
