@@ -53,7 +53,7 @@ html_static_path = ["_static"]
 html_css_files = ["lossref.css"]
 # Pages that are no part of a section have nothing to show at their side.
 html_sidebars = {
-    page: [] for page in ("index", "numerics", "exact", "paths", "bench", "losses/adding_a_loss", "losses/core")
+    page: [] for page in ("index", "numerics", "exact", "paths", "dask", "bench", "losses/adding_a_loss", "losses/core")
 }
 html_show_sourcelink = False
 html_copy_source = False
