@@ -2,7 +2,8 @@
 
     python -m lossref_cuda.compile_report                       a table for compute capability 9.0
     python -m lossref_cuda.compile_report --cc 8.0 --cc 12.0    for others
-    python -m lossref_cuda.compile_report --markdown            for the documentation
+    python -m lossref_cuda.compile_report --markdown            the same, to be pasted
+    python -m lossref_cuda.compile_report --table FILE          for the documentation: docs/benchmarks/registers.md
 
 Numba compiles a kernel to PTX without a GPU as soon as it is told which one to assume; `ptxas`, from the
 package nvidia-cuda-nvcc, turns PTX into machine code and reports what that needs.
@@ -191,6 +192,52 @@ def report(
     ]
 
 
+def versions() -> str:
+    """What compiled and what assembled."""
+    from importlib.metadata import version
+
+    said = subprocess.run([str(ptxas()), "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release [\d.]+, V([\d.]+)", said)
+    return f"numba-cuda {version('numba-cuda')}, ptxas {release.group(1) if release else 'of an unknown release'}"
+
+
+TABLE_CAPABILITIES = ((8, 0), (9, 0), (10, 0), (12, 0))
+
+
+def registers_page() -> str:
+    """The page of the documentation: every kernel in float32, registers by compute capability."""
+    needs: dict[str, dict[tuple[int, int], Resources]] = {}
+    for kernel, capability, resources in report(list(TABLE_CAPABILITIES), "float32", list(COMPUTATIONS)):
+        needs.setdefault(kernel.label, {})[capability] = resources
+    names = [f"{major}.{minor}" for major, minor in TABLE_CAPABILITIES]
+    lines = [
+        "# Registers of the CUDA kernels",
+        "",
+        "What one thread of each kernel needs, in float32, for four compute capabilities; made without a GPU by",
+        "",
+        "```",
+        "python -m lossref_cuda.compile_report --table docs/benchmarks/registers.md",
+        "```",
+        "",
+        f"with {versions()}. A multiprocessor has 65536 registers: at 32 a thread it can hold 64 warps, at 64",
+        "it can hold 32. *Spilled* and *stack* are the most over the four, in bytes; *shared* is for 9.0, in bytes a",
+        "block, without what a launch asks for.",
+        "",
+        "| kernel | " + " | ".join(names) + " | spilled | stack | shared |",
+        "| --- |" + " ---: |" * (len(names) + 3),
+    ]
+    for label, found in needs.items():
+        everywhere = found.values()
+        cells = [
+            *(str(found[capability].registers) for capability in TABLE_CAPABILITIES),
+            str(max(each.spill_stores + each.spill_loads for each in everywhere)),
+            str(max(each.stack for each in everywhere)),
+            str(found[9, 0].shared),
+        ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lossref_cuda.compile_report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -198,7 +245,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32", "float64"))
     parser.add_argument("--only", action="append", choices=COMPUTATIONS, help="a computation; may be repeated")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of a drawn one")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the documentation's page")
     chosen = parser.parse_args(arguments)
+    if chosen.table is not None:
+        chosen.table.write_text(registers_page(), encoding="utf-8")
+        return 0
     capabilities = [tuple(map(int, text.split("."))) for text in chosen.cc or ["9.0"]]
     rows = report(capabilities, chosen.dtype, chosen.only or list(COMPUTATIONS))
     header = ("kernel", "cc", "registers", "spilled bytes", "stack bytes", "shared bytes")

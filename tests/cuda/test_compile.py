@@ -55,6 +55,19 @@ def loops(ptx):
             yield "\n".join(lines[at[target.group(1)] : number])
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks" / "registers.md").read_text(encoding="utf-8")
+HEADER, *TABLE = ([cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line[:1] == "|")
+COMMITTED = {line[0]: dict(zip(HEADER, line, strict=True)) for line in TABLE[1:]}  # after the line of dashes
+REMAKE = "python -m lossref_cuda.compile_report --table docs/benchmarks/registers.md"
+
+
+def test_the_table_of_registers_has_every_kernel():
+    assert list(COMMITTED) == list(KERNELS), REMAKE
+    assert REMAKE in PAGE
+    for label, row in COMMITTED.items():
+        assert row["spilled"] == row["stack"] == "0", label
+
+
 @pytest.mark.parametrize("label", KERNELS)
 def test_assembles_for_sm_90(label):
     kernel = KERNELS[label]
@@ -64,6 +77,10 @@ def test_assembles_for_sm_90(label):
     assert needs.stack == 0
     assert ".local" not in ptx
     assert needs.registers <= 96  # 64 warps a multiprocessor need 32, 20 warps need 96
+    if compile_report.versions() in PAGE:  # another release may need other numbers
+        assert (str(needs.registers), str(needs.shared)) == (COMMITTED[label]["9.0"], COMMITTED[label]["shared"]), (
+            REMAKE
+        )
     # A subroutine shows in PTX as `call`; a division of 64-bit integers becomes one when assembled.
     assert not re.search(r"\bcall\b", ptx)
     for body in loops(ptx):
@@ -138,6 +155,15 @@ def test_report(capsys):
     assert "| log_softmax.vectorised | 9.0 |" in printed
     text = "ptxas info : Used 41 registers, used 1 barriers, 8 bytes stack frame, 512 bytes smem"
     assert compile_report.read_report(text) == (41, 8, 0, 0, 512)
+
+
+def test_the_page_of_registers_is_what_the_command_writes(monkeypatch, tmp_path):
+    monkeypatch.setattr(compile_report, "COMPUTATIONS", ("logsumexp",))
+    assert compile_report.main(["--table", str(tmp_path / "page.md")]) == 0
+    lines = (tmp_path / "page.md").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("| logsumexp.") for line in lines) == len(compile_report.kernels())
+    if compile_report.versions() in PAGE:
+        assert set(lines) <= set(PAGE.splitlines())
 
 
 def test_every_module_that_is_a_path_has_the_contract():
