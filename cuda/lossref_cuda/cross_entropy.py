@@ -552,7 +552,10 @@ KERNELS = {
 }
 
 
-def best_rung(rows: int, columns: int, itemsize: int, aligned: bool = True) -> str:
+SPLIT = "long_row_split_over_blocks"
+
+
+def best_rung(rows: int, columns: int, itemsize: int, aligned: bool = True, in_place: bool = False) -> str:
     """Few classes: a warp a row. More: a block a row, which is read once if it fits on the chip. Few rows of a
     vocabulary: several blocks each."""
     if columns <= 1024:
@@ -561,7 +564,7 @@ def best_rung(rows: int, columns: int, itemsize: int, aligned: bool = True) -> s
         return "row_on_chip"
     if not aligned:
         return "block_per_row_online"
-    return "long_row_split_over_blocks" if rows < 64 and columns >= 65536 else "vectorised"
+    return SPLIT if rows < 64 and columns >= 65536 and not in_place else "vectorised"
 
 
 def launch(
@@ -580,11 +583,15 @@ def launch(
     rung: str | None = None,
     pieces: tuple[int, int] | None = None,
 ) -> None:
-    """Run one rung on kernel views. `weight` and `gradient` (with `cotangent`) may be None."""
+    """Run one rung on kernel views. `weight` and `gradient` (with `cotangent`) may be None; `gradient` may be the
+    logits themselves, except where several blocks share a row: one would overwrite what another has yet to read."""
     rows, columns = logits.shape
     aligned = starts_on_16_bytes(logits) and (gradient is None or starts_on_16_bytes(gradient))
     itemsize = np.dtype(logits.dtype).itemsize
-    rung = chosen(rung or best_rung(rows, columns, itemsize, aligned), RUNGS, aligned)
+    in_place = gradient is logits
+    rung = chosen(rung or best_rung(rows, columns, itemsize, aligned, in_place), RUNGS, aligned)
+    if in_place and rung == SPLIT:
+        raise ValueError(f"rung {SPLIT!r} cannot write the gradient over the logits")
     number = arithmetic_dtype(np.dtype(logits.dtype))
     weighted, wanted = weight is not None, gradient is not None
     weight = weight if weighted else call.new((1,), number)
@@ -594,7 +601,7 @@ def launch(
         logits, labels, weight, cotangent, terms, gradient, wanted, weighted, int(ignore_index),
         float(label_smoothing), float(softcap or 0.0), float(z_loss_weight),
     )  # fmt: skip
-    if rung == "long_row_split_over_blocks":
+    if rung == SPLIT:
         count, length = pieces or pieces_for(rows, columns)
         pieces_m, pieces_r = call.new((rows, count), number), call.new((rows, count), number)
         grid = (count, min(rows, 65535))

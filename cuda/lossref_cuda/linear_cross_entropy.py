@@ -571,7 +571,7 @@ class Problem:
                 self._epilogue(logits, labels, None, terms[now], None)
                 continue
             tiles = None if self.limit is None else self._tiles(logits, labels)
-            g = g_buffer[:count]
+            g = logits if g_buffer is buffer else g_buffer[:count]
             self._epilogue(logits, labels, cotangent if cotangent.shape[0] == 1 else cotangent[now], terms[now], g)
             if tiles is not None:
                 configured(clear_dropped_tiles, tiles.kept.shape[::-1], THREADS, call.stream)(g, tiles.kept, *self.tile)
@@ -613,6 +613,7 @@ class Gradients:
         self.hidden = zeros(self.call, (problem.rows.all, features), problem.dtype)
         self.classifier = zeros(self.call, (problem.columns, max(features, 1)), problem.number)
         self.bias = zeros(self.call, (problem.columns,), np.dtype(np.float64)) if problem.biased else None
+        self.chunk: Any = None  # of dH, on its way to its place
 
     def add(self, g: Any, hidden: Any, tiles: Tiles | None, now: slice) -> None:
         problem, stream = self.problem, self.call.stream
@@ -628,7 +629,9 @@ class Gradients:
             return
         classifier = problem.vocabulary.classifier
         direct = problem.rows.natural and self.hidden.dtype == problem.number
-        result = self.hidden[now] if direct else self.call.new((count, self.hidden.shape[1]), problem.number)
+        if not direct and self.chunk is None:  # the first chunk is the largest
+            self.chunk = self.call.new((count, self.hidden.shape[1]), problem.number)
+        result = self.hidden[now] if direct else self.chunk[:count]
         problem.products.hidden(g, classifier, tiles, result)
         if not direct:
             configured(scatter_rows, count, THREADS, stream)(result, problem.rows.positions[now], self.hidden)

@@ -96,6 +96,16 @@ def test_the_gradient_may_be_written_over_the_logits(rung, options):
     np.testing.assert_array_equal(there.copy_to_host(), want[1])
 
 
+def test_a_row_shared_by_blocks_is_not_overwritten():
+    """Few rows of a vocabulary are split over blocks, but not where the gradient goes over the logits."""
+    split = "long_row_split_over_blocks"
+    assert cross_entropy.best_rung(8, 2**17, 4) == split
+    assert cross_entropy.best_rung(8, 2**17, 4, in_place=True) == "vectorised"
+    x, ones = cuda.to_device(np.zeros((1, 8), np.float32)), cuda.to_device(np.ones(1, np.float32))
+    with pytest.raises(ValueError, match="cannot write the gradient over the logits"):
+        cross_entropy.launch(Call(x), x, cuda.to_device(np.zeros(1, int)), None, ones, ones, x, rung=split)
+
+
 def test_a_row_that_does_not_fit_on_the_chip():
     with pytest.raises(ValueError, match="does not fit on the chip"):
         cross_entropy.value(np.zeros((1, 2**14)), [0], rung="row_on_chip")
