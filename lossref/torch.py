@@ -65,6 +65,8 @@ def differentiable(loss: Loss):
     def function(*args, **kwargs):
         values = bridge.bound(args, kwargs)
         device = next((v.device for v in values.values() if isinstance(v, torch.Tensor)), None)
+        if device is not None and device.type not in ("cpu", "cuda", "meta"):
+            raise ValueError(message(loss.name, "tensors on the CPU or on a CUDA device", f"tensors on {device}"))
         for name in bridge.arrays:
             if values[name] is not None and not isinstance(values[name], torch.Tensor):
                 values[name] = torch.as_tensor(np.asarray(values[name]), device=device)
@@ -106,7 +108,7 @@ def _operators(bridge: Bridge):
     def value(*given):
         tensors, settings = sorted_out(given)
         if device := _gpu(tensors):
-            return _from_gpu(_on_cuda(loss)(**_for_gpu(tensors), **settings), device)
+            return _from_gpu(_on_cuda(loss)(**tensors, **settings), device)
         return from_numpy(bridge.value(_arrays(tensors), settings))
 
     @torch.library.custom_op(
@@ -115,8 +117,7 @@ def _operators(bridge: Bridge):
     def gradient(cotangent, *given):
         tensors, settings = sorted_out(given)
         if device := _gpu(tensors):
-            on_device = _for_gpu({**tensors, "cotangent": cotangent})
-            found = _on_cuda(loss).grad(**on_device, **settings)
+            found = _on_cuda(loss).grad(**tensors, **settings, cotangent=cotangent)
             return [_from_gpu(g, device) for g in (found if isinstance(found, tuple) else (found,))]
         return [from_numpy(g) for g in bridge.gradients(_arrays(tensors), settings, to_numpy(cotangent)).values()]
 
@@ -238,44 +239,11 @@ def _on_cuda(loss: Loss) -> Loss:
     return loss.path("cuda")
 
 
-class OnDevice:
-    """A CUDA tensor as the CUDA path takes it: its memory as it is, and the stream on which PyTorch works.
-
-    PyTorch's own description of a tensor names no stream, and the kernels would run beside the tensor's producer
-    instead of after it.
-    """
-
-    def __init__(self, tensor: torch.Tensor, stream: int):
-        self.tensor, self.shape, self.dtype = tensor, tuple(tensor.shape), _numpy_dtype(tensor.dtype)
-        self.ndim = len(self.shape)
-        self.__cuda_array_interface__ = {
-            "shape": self.shape,
-            "strides": tuple(stride * tensor.element_size() for stride in tensor.stride()),
-            "typestr": "<V2" if tensor.dtype == torch.bfloat16 else self.dtype.str,
-            "data": (tensor.data_ptr(), False),
-            "version": 3,
-            "stream": stream or 1,  # 1: the default stream, for which PyTorch says 0
-        }
-
-
-class _Bits:
-    """bfloat16 on a device, as the unsigned integers that PyTorch can take."""
-
-    def __init__(self, array):
-        self.array = array
-        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "typestr": "<u2"}
-
-
 def _from_gpu(array, device: torch.device) -> torch.Tensor:
     """A result of the CUDA path as a tensor on the same memory."""
-    bits = array.__cuda_array_interface__["typestr"] == "<V2"
-    tensor = torch.as_tensor(_Bits(array) if bits else array, device=device)
-    return (tensor.view(torch.bfloat16) if bits else tensor).contiguous()
-
-
-def _for_gpu(tensors: dict) -> dict:
-    return {n: None if t is None else OnDevice(t.detach(), torch.cuda.current_stream(t.device).cuda_stream)
-            for n, t in tensors.items()}  # fmt: skip
+    if np.dtype(array.dtype).kind == "V":  # bfloat16, which the array interface cannot name
+        return torch.as_tensor(array.view(np.int16), device=device).view(torch.bfloat16).contiguous()
+    return torch.as_tensor(array, device=device).contiguous()
 
 
 # -- the losses by name ------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import doctest
 import subprocess
 import sys
 from functools import partial
-from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -223,21 +222,40 @@ def test_a_second_derivative_is_refused():
 # -- tensors on a GPU: what can be seen without one -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int64, torch.bool])
-def test_the_description_of_a_tensor_is_that_of_its_memory(dtype):
-    """The CUDA array interface is NumPy's array interface with a stream: NumPy reads it where the memory is its own."""
-    tensor = (torch.arange(24).reshape(4, 6) % 5).to(dtype).T[1::2]
-    described = lt.OnDevice(tensor, 0).__cuda_array_interface__
-    assert described.pop("stream") == 1  # never 0, which the interface forbids
-    seen = np.asarray(SimpleNamespace(__array_interface__=described))
-    assert np.array_equal(seen, tensor.numpy()) and seen.dtype == tensor.numpy().dtype
-    assert seen.ctypes.data == tensor.data_ptr()
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_a_result_keeps_its_dtype_and_its_place(dtype):
+    """The CPU stands for the GPU, NumPy's array for Numba's: both have .dtype and .view, and PyTorch takes both."""
+    array = np.arange(6).astype(dtype).reshape(2, 3)
+    tensor = lt._from_gpu(array, torch.device("cpu"))
+    assert np.array_equal(lt.to_numpy(tensor), array) and lt.to_numpy(tensor).dtype == dtype
+    assert tensor.data_ptr() == array.ctypes.data
+    assert lt._from_gpu(array.T, torch.device("cpu")).is_contiguous()
 
 
 def test_where_tensors_on_a_gpu_go():
     with pytest.raises(ValueError, match=r"focal: expected tensors on the CPU .* its paths are numpy, got CUDA"):
         lt._on_cuda(lr.focal)
     assert lt._on_cuda(lr.cross_entropy).path_name == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_on_a_gpu(dtype, reduction):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(7, 33).to(dtype), torch.randint(33, (7,))
+    there = logits.cuda().requires_grad_()
+    value = lt.cross_entropy(there, labels.cuda(), label_smoothing=0.1, reduction=reduction)
+    cotangent = torch.randn(value.shape).to(dtype)
+    (gradient,) = torch.autograd.grad(value, there, cotangent.cuda())
+    assert value.is_cuda and gradient.is_cuda and value.dtype == gradient.dtype == dtype
+    wide = lt.to_numpy(logits.double())
+    options = {"label_smoothing": 0.1, "reduction": reduction}
+    eps = torch.finfo(dtype).eps
+    own = lr.cross_entropy(wide, labels.numpy(), **options)
+    assert np.allclose(lt.to_numpy(value.double()), own, rtol=8 * eps)
+    own = lr.cross_entropy.grad(wide, labels.numpy(), **options, cotangent=lt.to_numpy(cotangent.double()))
+    assert np.allclose(lt.to_numpy(gradient.double()), own, rtol=16 * eps, atol=eps)
 
 
 # -- names, documentation, what is loaded -----------------------------------------------------------------------------
