@@ -31,6 +31,8 @@ def outputs(problem: Problem, inputs: tuple) -> tuple:
     """Where results go: the same memory for all contenders, its pages in place."""
     if problem.kernel == "linear_cross_entropy":
         found = tuple(aligned(x.shape, x.dtype) for x in inputs[:2])
+    elif problem.kernel == "softmax_attention":
+        found = tuple(aligned(x.shape, x.dtype) for x in inputs)
     elif problem.kernel == "gemm":
         found = (aligned((problem.shape[0], problem.shape[2]), problem.dtype),)
     elif problem.kernel in ("logsumexp", "read"):
@@ -58,6 +60,8 @@ def machine(problem: Problem, inputs: tuple, out: tuple) -> Iterator[Contender]:
         yield Contender(
             "machine", "three products", "out=", lambda: limits.three_products(hidden, classifier, logits, *out)
         )
+    elif problem.kernel == "softmax_attention":
+        yield Contender("machine", "eight products", "out=", lambda: limits.eight_products(*inputs, *out))
     elif problem.kernel in ("logsumexp", "read"):
         yield Contender("machine", "read", "", lambda: limits.read(inputs[0]))
     else:
@@ -74,10 +78,10 @@ def lossref_path(path: str, problem: Problem, inputs: tuple, out: tuple) -> Iter
     call = function.value_and_grad if problem.computes == "value and gradient" else function
     algorithms: tuple[str, ...] = SOFTMAX_ALGORITHMS if problem.kernel == "softmax" and path != "numpy" else ("",)
     for algorithm in algorithms:
-        compute = partial(call, *inputs, **({"algorithm": algorithm} if algorithm else {}))
+        compute = partial(call, *inputs, **problem.options, **({"algorithm": algorithm} if algorithm else {}))
         yield Contender(provider, algorithm, "fresh", compute)
         if path != "numpy" and problem.kernel != "logsumexp":  # the one has no out=, the other's result is small
-            target = out if problem.kernel == "linear_cross_entropy" else out[0]
+            target = out if len(out) > 1 else out[0]
             yield Contender(provider, algorithm, "out=", partial(compute, out=target))
 
 

@@ -42,3 +42,20 @@ def three_products(hidden, classifier, logits, d_hidden, d_classifier):
         np.matmul(part, classifier, out=d_hidden[start : start + each])
         np.matmul(part.T, rows, out=d_classifier)
     return d_hidden, d_classifier
+
+
+def eight_products(queries, keys, values, d_queries, d_keys, d_values):
+    """The products of attention's value and gradient and nothing between them, block by block as in the kernel."""
+    from lossref.kernels.softmax_attention import KEYS, QUERIES
+
+    for start in range(0, len(queries), QUERIES):
+        rows = slice(start, start + QUERIES)
+        for first in range(0, len(keys), KEYS):
+            block = slice(first, first + KEYS)
+            for _ in range(2):
+                logits, w = np.matmul(queries[rows], keys[block].T), np.matmul(queries[rows], values[block].T)
+            np.matmul(logits, values[block])
+            np.matmul(w, keys[block], out=d_queries[rows])
+            np.matmul(w.T, queries[rows], out=d_keys[block])
+            np.matmul(logits.T, queries[rows], out=d_values[block])
+    return d_queries, d_keys, d_values

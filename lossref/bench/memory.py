@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TINY = {"cross_entropy": (4, 16), "linear_cross_entropy": (4, 8, 16), "softmax": (4, 16), "log_softmax": (4, 16),
-        "logsumexp": (4, 16)}  # fmt: skip
+        "logsumexp": (4, 16), "top_k_softmax": (4, 16), "softmax_attention": (4, 8, 16)}  # fmt: skip
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

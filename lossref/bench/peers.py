@@ -32,6 +32,24 @@ def torch(problem: Problem, inputs: tuple, out: tuple) -> Iterator[Contender]:
             return value, torch.autograd.grad(value, logits)
 
         yield Contender("torch", "", "fresh", value_and_gradient)
+    elif problem.kernel == "top_k_softmax":
+        scores = given[0]
+
+        def gate():
+            best, places = scores.topk(problem.options["k"], dim=-1)
+            return torch.zeros_like(scores).scatter_(-1, places, best.softmax(-1))
+
+        yield Contender("torch", "topk, softmax, scatter", "fresh", gate)
+    elif problem.kernel == "softmax_attention":
+        tensors = [x.requires_grad_() for x in given]
+        ones = torch.ones(given[0].shape[0], given[2].shape[1], dtype=given[0].dtype)
+
+        def attention():
+            # A batch and a head of one: the fused kernels take four dimensions.
+            output = functional.scaled_dot_product_attention(*(x[None, None] for x in tensors))[0, 0]
+            return output, torch.autograd.grad(output, tensors, ones)
+
+        yield Contender("torch", "scaled_dot_product_attention", "fresh", attention)
     elif problem.kernel == "linear_cross_entropy":
         hidden, classifier = (x.requires_grad_() for x in given[:2])
 
@@ -58,12 +76,26 @@ def jax(problem: Problem, inputs: tuple, out: tuple) -> Iterator[Contender]:
         at_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
         return (jax.nn.logsumexp(logits, axis=-1) - at_label).mean()
 
+    def gate(scores):
+        best, places = jax.lax.top_k(scores, problem.options["k"])
+        rows = jnp.arange(scores.shape[0])[:, None]
+        return jnp.zeros_like(scores).at[rows, places].set(jax.nn.softmax(best, axis=-1))
+
+    def attention(queries, keys, values):
+        def forward(q, k, v):
+            return jax.nn.softmax(q @ k.T / q.shape[1] ** 0.5, axis=-1) @ v
+
+        output, pull = jax.vjp(forward, queries, keys, values)
+        return output, pull(jnp.ones_like(output))
+
     functions: dict[str, Callable] = {
         "gemm": jnp.matmul,
         "softmax": jax.nn.softmax,
         "log_softmax": jax.nn.log_softmax,
         "logsumexp": lambda x: jax.nn.logsumexp(x, axis=-1),
         "cross_entropy": jax.value_and_grad(mean_loss),
+        "top_k_softmax": gate,
+        "softmax_attention": attention,
         "linear_cross_entropy": jax.value_and_grad(lambda h, c, labels: mean_loss(h @ c.T, labels), argnums=(0, 1)),
     }
     if problem.kernel not in functions:

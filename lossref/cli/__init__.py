@@ -85,12 +85,18 @@ def verify(
 def bench(
     kernel: Annotated[
         list[str] | None,
-        typer.Option(help="logsumexp, softmax, log_softmax, cross_entropy, linear_cross_entropy; may be repeated."),
+        typer.Option(
+            help="logsumexp, softmax, log_softmax, cross_entropy, linear_cross_entropy, top_k_softmax, "
+            "softmax_attention; may be repeated."
+        ),
     ] = None,
     path: Annotated[list[str] | None, typer.Option(help="Only this path: numpy, numba, cuda; may be repeated.")] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option(help="For one kernel: ROWSxCLASSES, or ROWSxFEATURESxCLASSES (linear); may be repeated."),
+        typer.Option(
+            help="For one kernel: ROWSxCLASSES, or ROWSxFEATURESxCLASSES (linear; attention: classes are keys); "
+            "may be repeated."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="For every library alike [default: all cores].")] = None,
@@ -119,9 +125,7 @@ def bench(
     """
     from .measuring import bench_paths
 
-    raise typer.Exit(
-        bench_paths(kernel, path, size, dtype, threads, peer, allocator, seconds, wait, quick, json, plot)
-    )
+    raise typer.Exit(bench_paths(kernel, path, size, dtype, threads, peer, allocator, seconds, wait, quick, json, plot))
 
 
 @app.command()

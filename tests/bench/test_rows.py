@@ -7,7 +7,15 @@ import pytest
 
 from lossref.bench.bars import Bar, bars
 from lossref.bench.interleaving import Contender, Samples
-from lossref.bench.problems import DEFAULT_SIZES, KERNELS, QUICK_SIZES, WITH_GRADIENT, Problem, parse_size
+from lossref.bench.problems import (
+    DEFAULT_SIZES,
+    KERNELS,
+    OF_THREE_SIZES,
+    QUICK_SIZES,
+    WITH_GRADIENT,
+    Problem,
+    parse_size,
+)
 from lossref.bench.process import KEPT, SHIPPED
 from lossref.bench.rows import as_json, from_json, row, times
 
@@ -38,11 +46,15 @@ def test_least_bytes_and_operations():
     assert linear.output_bytes == 4 * (20 * 30 + 400 * 30)
     assert linear.flops > 3 * 2 * 20 * 30 * 400
     assert Problem("gemm", (2, 3, 4)).flops == 48
+    attention = Problem("softmax_attention", (20, 30, 400))
+    assert attention.output_bytes == 4 * 30 * (20 + 20 + 400 + 400)  # O, dQ, dK, dV
+    assert attention.least_bytes == attention.output_bytes + 4 * 30 * (20 + 400 + 400)
+    assert attention.flops > 14 * 20 * 30 * 400
 
 
 @pytest.mark.parametrize("kernel", [*KERNELS, "copy", "read", "gemm"])
 def test_inputs_are_aligned_and_the_same_each_time(kernel):
-    shape = (4, 8, 16) if kernel in ("linear_cross_entropy", "gemm") else (4, 100)
+    shape = (4, 8, 16) if kernel in OF_THREE_SIZES else (4, 100)
     problem = Problem(kernel, shape)
     inputs = problem.inputs()
     assert all(x.ctypes.data % 64 == 0 for x in inputs if x.dtype == np.float32)
