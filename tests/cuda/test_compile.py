@@ -143,6 +143,27 @@ def test_tiles_are_multiplied_from_shared_memory(label):
         assert inner.count("ld.shared") <= inner.count(instruction) // 2
 
 
+@pytest.mark.parametrize("storage", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rung", ["one_warp_per_row", "block_per_row_online", "row_on_chip", "vectorised"])
+def test_the_gradient_may_be_narrower_than_the_logits(rung, storage):
+    """Linear cross-entropy by a library's 16-bit products: logits in float32, their gradient in the dtype of the
+    factors."""
+    wide = KERNELS[f"cross_entropy.{rung}"]
+    narrow = {kernel.label: kernel for kernel in compile_report.kernels(storage)}[wide.label]
+    names = wide.dispatcher.py_func.__code__.co_varnames
+    arguments = [
+        narrow.signature.args[index] if names[index] == "gradient" else wide.signature.args[index]
+        for index in range(len(wide.signature.args))
+    ]
+    kernel = wide._replace(signature=wide.signature.return_type(*arguments))
+    ptx = compile_report.compile_to_ptx(kernel, (9, 0))
+    needs = compile_report.assemble(ptx, (9, 0))
+    assert needs.stack == needs.spill_stores == needs.spill_loads == 0
+    if rung == "vectorised":
+        assert "ld.global.v4.f32" in ptx
+        assert re.search(r"st\.global\.v[24]\.[bu](16|32)", ptx)  # four of them in 64 bits
+
+
 def test_fast_exponential_keeps_small_numbers():
     """ex2.approx without .ftz: results below 2**-126 are not flushed."""
     ptx = compile_to_ptx(KERNELS["softmax.vectorised"], (9, 0))
