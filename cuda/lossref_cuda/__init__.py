@@ -1,9 +1,9 @@
 """lossref on a GPU: the primitives and cross-entropy as Numba CUDA kernels.
 
 One module is one computation, named after it: ``lossref_cuda.logsumexp``, ``softmax``, ``log_softmax``,
-``cross_entropy``, ``linear_cross_entropy``, ``top_k_softmax``, ``softmax_attention``. Each has ``value``, ``vjp`` and ``value_and_vjp``, takes NumPy arrays (copied in and out)
-or arrays that already live on the device (viewed, nothing is copied, the host never waits), and is written to
-be read from top to bottom: Reference, Rungs, Launch.
+``cross_entropy``, ``linear_cross_entropy``, ``top_k_softmax``, ``softmax_attention``. Each has ``value``, ``vjp`` and
+``value_and_vjp``, takes NumPy arrays (copied in and out) or arrays that already live on the device (viewed, nothing is
+copied, the host never waits), and is written to be read from top to bottom: Reference, Rungs, Launch.
 
 Importing this package loads nothing. Numba is loaded with the first computation that is used.
 """
