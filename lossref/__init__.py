@@ -5,6 +5,7 @@ this package: ``lossref.cross_entropy(logits, labels)``, ``lossref.cross_entropy
 """
 
 from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 
 from .core import Loss, Paper, discover, losses
 
@@ -31,7 +32,8 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *losses(), *_LAZY})
+    missing = {name for name in ("dask", "torch", "jax") if _find_spec(name) is None}
+    return sorted({*globals(), *losses(), *_LAZY} - missing)
 
 
 __all__ = ["FAMILIES", "Loss", "Paper", "gradcheck", "losses"]

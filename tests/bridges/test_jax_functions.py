@@ -139,3 +139,11 @@ def test_without_jax_the_error_names_the_extra():
     code = "import sys; sys.modules['jax'] = None\nimport lossref\ntry: lossref.jax\nexcept ImportError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'lossref.jax needs JAX: pip install "lossref[jax]"' in done.stdout, done.stderr
+
+
+def test_without_frameworks_the_package_can_be_looked_through():
+    code = "import sys, inspect; sys.modules['jax'] = sys.modules['torch'] = sys.modules['dask'] = None\nimport lossref\n"
+    code += "print({'jax', 'torch', 'dask'} & set(dict(inspect.getmembers(lossref))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+    assert "jax" in dir(lr)
