@@ -144,7 +144,15 @@ def test_tiles_are_multiplied_from_shared_memory(label):
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
-@pytest.mark.parametrize("rung", ["one_warp_per_row", "block_per_row_online", "row_on_chip", "vectorised"])
+@pytest.mark.parametrize(
+    "rung",
+    [
+        "vectorised",
+        pytest.param("one_warp_per_row", marks=pytest.mark.slow),
+        pytest.param("block_per_row_online", marks=pytest.mark.slow),
+        pytest.param("row_on_chip", marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_may_be_narrower_than_the_logits(rung, storage):
     """Linear cross-entropy by a library's 16-bit products: logits in float32, their gradient in the dtype of the
     factors."""
