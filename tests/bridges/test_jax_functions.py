@@ -142,7 +142,9 @@ def test_without_jax_the_error_names_the_extra():
 
 
 def test_without_frameworks_the_package_can_be_looked_through():
-    code = "import sys, inspect; sys.modules['jax'] = sys.modules['torch'] = sys.modules['dask'] = None\nimport lossref\n"
+    code = (
+        "import sys, inspect; sys.modules['jax'] = sys.modules['torch'] = sys.modules['dask'] = None\nimport lossref\n"
+    )
     code += "print({'jax', 'torch', 'dask'} & set(dict(inspect.getmembers(lossref))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
