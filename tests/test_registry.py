@@ -1,6 +1,7 @@
 """Every loss is tested by being registered: nothing here names a loss."""
 
 import doctest
+import importlib
 import pickle
 
 import ml_dtypes
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 import lossref as lr
 from lossref.core.declarations import RealNumber
-from lossref.exact.verification import DTYPES, VALUE_LIMIT, Check, case_set, run
+from lossref.exact.verification import DTYPES, GRADIENT_LIMIT, VALUE_LIMIT, Check, case_set, run
+from lossref.exact.yardstick import yardstick
 
 LOSSES = lr.losses()
 
@@ -58,6 +60,10 @@ def in_dtype(loss, arguments, dtype):
 
 def as_tuple(gradients):
     return gradients if isinstance(gradients, tuple) else (gradients,)
+
+
+def has_classes(loss):
+    return any(a.is_array and "C" in a.declaration.names for a in loss.arguments.values())
 
 
 def terms_options(loss):
@@ -233,6 +239,45 @@ def test_gradient_has_a_field_for_every_differentiable_argument_given(loss):
 
 
 # -- dtypes, memory, sizes -----------------------------------------------------------------------------------------
+
+FIRST_ORDER = "one rounding moves the answer by more than its size: the yardstick, a derivative, does not reach so far"
+BEYOND_THE_YARDSTICK = {
+    ("c51", "bfloat16"): "an atom that is rounded into the next bin gives a masked bin mass: the loss is infinite",
+    ("categorical_projection", "bfloat16"): "an atom that is rounded into the next bin gives a bin mass that had none",
+    ("ctc", "bfloat16"): FIRST_ORDER,
+    ("sinkhorn", "float16"): FIRST_ORDER,
+    ("smooth_adversarial_comp_sum", "float16"): FIRST_ORDER,
+    ("binary_cross_entropy", "float16"): "the derivative overflows before it meets a small cotangent",
+    ("z_loss_from_statistics", "float16"): "a sigmoid underflows before it meets a small deviation",
+    ("smooth_adversarial_comp_sum", "bfloat16"): "two copies whose changes differ by less than a rounding: a kink",
+}
+
+
+@pytest.mark.slow
+@every_loss
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "longdouble"])
+def test_other_dtypes_within_the_yardstick(loss, dtype):
+    if (loss.name, dtype) in BEYOND_THE_YARDSTICK:
+        pytest.skip(BEYOND_THE_YARDSTICK[loss.name, dtype])
+    result = run(Check(loss.name, "numpy", dtype))
+    assert result.verdict == "ok", result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", over(l for l in LOSSES.values() if l.reducible and has_classes(l)))
+def test_fifty_thousand_classes(loss, monkeypatch):
+    """One row; the yardstick by few random signs, which can only make it stricter."""
+    monkeypatch.setattr(importlib.import_module("lossref.exact.yardstick"), "SIGNED", 3)
+    rng = rng_for(loss)
+    arguments = in_dtype(loss, loss.defaults(rng, {"C": 50_000, "N": 1}), np.float32)
+    terms = np.asarray(loss(**arguments, reduction="none"))
+    cotangent = rng.standard_normal(terms.shape).astype(np.float32)
+    truth = yardstick(loss, **arguments, cotangent=cotangent)
+    assert np.max(truth.value_error(terms, np.float32)) <= VALUE_LIMIT
+    if loss.differentiable:
+        gradients = as_tuple(loss.grad(**arguments, reduction="none", cotangent=cotangent))
+        assert all(np.max(truth.gradient_error(k, g, np.float32)) <= GRADIENT_LIMIT for k, g in enumerate(gradients))
+
 
 
 @every_loss

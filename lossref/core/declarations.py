@@ -26,6 +26,16 @@ REQUIRED = inspect.Parameter.empty
 FLOAT64 = np.dtype(np.float64)
 
 
+def smallest_normal(dtype) -> float:
+    """The smallest normal number; for longdouble float64's, in which cases are written."""
+    return max(float(ml_dtypes.finfo(dtype).smallest_normal), float(np.finfo(np.float64).smallest_normal))
+
+
+def blind_band(dtype) -> tuple[float, float]:
+    """The leads from which 1 + e^-lead rounds to 1 and up to which e^-lead does not underflow."""
+    return -np.log(float(ml_dtypes.finfo(dtype).eps)) + 1.0, -np.log(smallest_normal(dtype)) - 2.0
+
+
 @dataclass(frozen=True)
 class Interval:
     """The numbers from low to high; an end is open unless it is said to be closed."""
@@ -286,12 +296,9 @@ class RealNumber(Declaration):
         if not self.is_array or np.size(value) == 0:
             return
         info = ml_dtypes.finfo(dtype)
-        # Cases are written in float64, where longdouble's smallest number is 0.
-        tiny = max(float(info.smallest_normal), float(np.finfo(np.float64).smallest_normal))
         value = np.asarray(value, np.float64)
         if self.interval == Interval():
-            # Leads between "1 + e^-lead rounds to 1" and "e^-lead underflows": the blind band.
-            blind, gone = -np.log(float(info.eps)) + 1.0, -np.log(tiny) - 2.0
+            blind, gone = blind_band(dtype)
             for lead in (np.ceil(blind), np.floor((blind + gone) / 2), np.floor(gone)):
                 lead = float(self._shortened(lead * self.scale))
                 if value.ndim >= 2 and value.shape[-1] > 1:
@@ -314,7 +321,7 @@ class RealNumber(Declaration):
                     yield "one entry of every row masked", masked
         if self.interval.low == 0:
             edge = value.copy()
-            edge.flat[0] = 8 * tiny if not self.interval.low_closed else 0.0
+            edge.flat[0] = 8 * smallest_normal(dtype) if not self.interval.low_closed else 0.0
             yield "next to its lower end", edge
             if self.interval.high == 1:
                 yield (
@@ -548,8 +555,9 @@ class Distribution(RealNumber):
         shape = self.shape(sizes)
         if not all(shape):
             return np.zeros(shape)
-        counts = 1 + rng.multinomial(64 - shape[-1], np.ones(shape[-1]) / shape[-1], shape[:-1])
-        return counts / 64  # exact in every dtype, and so is the sum
+        parts = max(64, 2 ** shape[-1].bit_length())
+        counts = 1 + rng.multinomial(parts - shape[-1], np.ones(shape[-1]) / shape[-1], shape[:-1])
+        return counts / parts  # exact in every dtype, and so is the sum
 
     def hard(self, value, sizes, values, dtype):
         if np.shape(value) and np.shape(value)[-1] > 1:

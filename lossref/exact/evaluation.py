@@ -94,12 +94,7 @@ class Evaluation:
         for name, given in {**call.arguments, **(replaced or {})}.items():
             if given is None or not is_real(loss, name):
                 continue
-            if name in variable_names:
-                made = variables(given)
-            elif np.ndim(given) or name in (replaced or {}):
-                made = lift(given)
-            else:
-                continue  # a plain number stays one: it is exact as it is
+            made = variables(given) if name in variable_names else lift(given)
             self.arguments[name] = made if np.ndim(given) else made[()]
         terms = loss.definition(**self.arguments)
         self.terms = lift(np.asarray(terms, dtype=object))

@@ -3,10 +3,11 @@
     allowed = k · eps · (|exact| + Σ_j |∂exact/∂x_j · x_j|)
 
 The sum is how much the answer moves when every input moves by one rounding; no code that sees rounded inputs can do
-better. Inputs are all real arguments, numbers included. For a shift-invariant loss x_j counts from its row's maximum:
-otherwise a common offset would excuse any error. The smallest subnormal is added, times the largest input that it may
-meet: a probability that underflows is off by so much. Errors are reported in units of ``eps · (…)``; k ≤ 4 is the aim
-for values, k ≤ 8 for gradients.
+better. Inputs are all real arguments, numbers included, and for the gradient of a function whose terms share inputs
+also the cotangent. For a shift-invariant loss x_j counts from its row's maximum: otherwise a common offset would
+excuse any error. The smallest subnormal is added, times the largest input that it may meet: a probability that
+underflows is off by so much. Errors are reported in units of ``eps · (…)``; k ≤ 4 is the aim for values, k ≤ 8 for
+gradients.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class Yardstick:
         unit = float(info.eps) * scale + subnormal * self.largest_input
         with np.errstate(invalid="ignore", over="ignore"):
             # Beyond the largest number, infinity is the right answer.
-            beyond = (abs(truth.midpoint) + 4 * unit > float(info.max)) & (computed == np.copysign(np.inf, truth.midpoint))
-            return np.where((error == 0) | beyond, 0.0, error / unit)
+            beyond = abs(truth.midpoint) + 4 * unit > float(info.max)
+            right = (error == 0) | beyond & (computed == np.copysign(np.inf, truth.midpoint))
+            return np.where(right, 0.0, error / unit)
 
 
 def yardstick(loss: Loss, *args, cotangent=1.0, rng=None, **kwargs) -> Yardstick:
@@ -127,7 +129,8 @@ def _gradient_scales(loss, call, moving, sizes, exact, bits, rng):
     base = [_floats(g) for g in exact]
     scales = [np.where(np.isfinite(g), abs(g), 0.0) for g in base]
     with precision(bits + 2 * STEP_BITS), collector_paused(), np.errstate(all="ignore"):
-        origin = Evaluation(loss, call, call.given).gradients()
+        origin = Evaluation(loss, call, call.given)
+        unmoved = origin.gradients()
         for name, directions in _directions(loss, call, moving, sizes, rng):
             moved = []
             for direction in directions:
@@ -137,12 +140,14 @@ def _gradient_scales(loss, call, moving, sizes, exact, bits, rng):
                     gradients = evaluation.gradients()
                 except UndecidedError:
                     continue
-                differences = [abs(_slope(g, o)) for g, o in zip(gradients, origin, strict=True)]
+                differences = [abs(_slope(g, o)) for g, o in zip(gradients, unmoved, strict=True)]
                 moved.append([np.where(np.isfinite(d), d, 0.0) for d in differences])
-            combine = np.sum if _one_by_one(directions) else np.max
-            for k, scale in enumerate(scales):
-                if moved:
-                    scale += combine([m[k] for m in moved], axis=0)
+            _add(scales, moved)
+        if not loss.row_wise:
+            # Where terms share an input, a gradient is a function of their weights as well, and linear in them.
+            weights = np.broadcast_to(np.asarray(call.cotangent, np.float64), loss._terms_shape(call))
+            moved = [origin.gradients(lift(w)) for w in _moves(weights, weights.shape, rng)]
+            _add(scales, [[abs(_floats(g)) for g in gradients] for gradients in moved])
     if loss.parts_rule is not None:
         with np.errstate(all="ignore"):
             parts = _call_with(loss.parts_rule, call.arguments).astype(np.float64)
@@ -156,8 +161,13 @@ def _slope(g, origin) -> np.ndarray:
         return _floats((g - origin) * Ball(2.0**STEP_BITS))  # before it is rounded: the difference alone may underflow
 
 
-def _one_by_one(directions) -> bool:
-    return len(directions) != SIGNED
+def _add(scales, moved) -> None:
+    """Add how far each gradient moved: for single inputs in all, for random signs at most."""
+    combine = np.max if len(moved) == SIGNED else np.sum
+    for k, scale in enumerate(scales):
+        if moved:
+            moves = combine([m[k] for m in moved], axis=0)
+            scale += np.where(np.isfinite(moves), moves, 0.0)
 
 
 SIGNED = EXACT_DIRECTIONS + 1  # how many random sign patterns stand in for too many single directions
@@ -174,15 +184,17 @@ def _directions(loss, call, moving, sizes, rng):
         rows = len(terms) if independent and size.shape[: len(terms)] == terms and len(terms) else 0
         if rows and np.ndim(size) < rows:
             rows = 0
-        inner = size.shape[rows:]
-        count = int(np.prod(inner))
-        if count <= EXACT_DIRECTIONS:
-            masks = (np.arange(count).reshape(inner) == k for k in range(count))
-            directions = [np.where(mask, size, 0.0) for mask in masks]
-            yield name, [d for d in directions if np.any(d)]
-        else:
-            # |Σ_k ± H_k x_k| is at most the sum of the absolute values: a stricter yardstick, never a laxer one.
-            yield name, [size * rng.choice([-1.0, 1.0], size.shape) for _ in range(SIGNED)]
+        yield name, _moves(size, size.shape[rows:], rng)
+
+
+def _moves(size, inner, rng) -> list:
+    """The directions in which numbers of this size are moved; `inner` is what is moved one by one, if it is little."""
+    count = int(np.prod(inner))
+    if count <= EXACT_DIRECTIONS:
+        directions = [np.where(np.arange(count).reshape(inner) == k, size, 0.0) for k in range(count)]
+        return [d for d in directions if np.any(d)]
+    # |Σ_k ± H_k x_k| is at most the sum of the absolute values: a stricter yardstick, never a laxer one.
+    return [size * rng.choice([-1.0, 1.0], size.shape) for _ in range(SIGNED)]
 
 
 def _kinks(loss, call) -> tuple:

@@ -313,6 +313,9 @@ class _Maker:
         text = f"one of {rows.shape[1]} entries {word} by up to {steps.max():g}{what}"
         tags = {"lead": steps, "sign": sign, "on": on}
         yield replace(case, name=text, kind="lead", arguments=arguments, tags=tags)
+        if not self.loss.reducible:  # any other weights would drown what is small at the leader
+            more = f"{text}, with a cotangent there alone"
+            yield replace(case, name=more, kind="lead", arguments=arguments, tags={**tags, "alone": place})
         for other in self.real:  # hard targets: a soft one leaves nothing small
             interval = self._declaration(other).interval
             if other == name or np.shape(arguments[other]) != rows.shape or (interval.low, interval.high) != (0, 1):

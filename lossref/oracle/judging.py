@@ -270,6 +270,8 @@ class Judge:
         drawn = np.where(drawn == 0, 1, drawn) / 16
         if case.tags.get("uniform"):
             drawn = np.ones(drawn.shape)
+        if "alone" in case.tags and drawn.ndim > 1:
+            drawn = np.where(np.arange(drawn.shape[-1]) == case.tags["alone"], drawn, 0)
         if not self.loss.reducible:  # the derivative of an entry that stays -inf is nobody's business
             with np.errstate(all="ignore"):
                 drawn = np.where(np.isfinite(np.asarray(self.loss(**widened(self.loss, case.arguments)))), drawn, 0)

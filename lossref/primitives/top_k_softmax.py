@@ -1,5 +1,6 @@
 """The gate of a sparse mixture of experts: the softmax of the k best scores, and 0 for all others."""
 
+import ml_dtypes
 import numpy as np
 
 from lossref.core import Paper, Real, floats, loss, total, where
@@ -111,7 +112,7 @@ def _(rng, dtype):
     yield "ties at the edge of the choice", {"scores": np.tile([1.0, 2.0, 1.0, 3.0, 1.0, 1.0], (2, 1)), "k": 3}
     masked = np.where(np.arange(6) < 4, -np.inf, scores)
     yield "fewer experts than are to be chosen", {"scores": masked, "k": 4, "bias": bias}
-    offset = 0.25 / float(np.finfo(dtype).eps)
+    offset = 0.25 / float(ml_dtypes.finfo(dtype).eps)
     whole, whole_bias = np.rint(scores), np.rint(bias)
     yield "offsets of scores and bias that hide both", {"scores": whole + offset, "k": 4, "bias": whole_bias + offset}
     yield "offsets that cancel", {"scores": whole + offset, "k": 4, "bias": whole_bias - offset}

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lossref.core import Count, Flag, Mask, Paper, Real, like, loss, total, where
+from lossref.core.declarations import blind_band
 from lossref.primitives import softmax_row
 
 
@@ -143,8 +144,7 @@ def _(rng, dtype):
     yield "causal, with more queries than keys", {**given, "queries": vectors(6, 2), "causal": True}
     yield "a bias that masks", {**given, "bias": np.where(np.eye(3, 4, dtype=bool), -np.inf, bias)}
     yield "all but one key masked", {**given, "mask": np.arange(4) == rng.integers(0, 4, (3, 1))}
-    info = np.finfo(dtype)
-    for lead in (-np.log(float(info.eps)) + 1.0, -np.log(float(info.smallest_normal)) - 2.0):
+    for lead in blind_band(dtype):
         ahead = bias + np.ceil(lead) * (np.arange(4) == 2)
         yield f"one key leads every row by {np.ceil(lead):g}", {**given, "bias": ahead}
         yield f"one key leads every row by {np.ceil(lead):g}, causal", {**given, "bias": ahead, "causal": True}

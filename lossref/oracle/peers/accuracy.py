@@ -14,7 +14,7 @@ from functools import cache
 import ml_dtypes
 import numpy as np
 
-from lossref.core.declarations import ClassLabels, RealNumber
+from lossref.core.declarations import ClassLabels, RealNumber, blind_band
 from lossref.core.loss import Loss
 from lossref.core.registry import losses
 from lossref.exact.verification import Case, case_set
@@ -214,13 +214,13 @@ def _known_answers(loss: Loss, dtype: str, rng) -> Iterator[tuple[str, dict]]:
     if len(others) != 1 or not isinstance(scores, RealNumber):
         return
     ((target, kind),) = others.items()
-    info = ml_dtypes.finfo(dtype)
-    blind, gone = -np.log(float(info.eps)) + 1, -np.log(float(info.smallest_normal)) - 2
+    blind, gone = blind_band(dtype)
     leads = [np.ceil(blind), np.floor((blind + gone) / 2), np.floor(gone)]
     if scores.names == ["..."]:
         yes = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
         if scores.interval.high == 1:
-            sure, unsure = 1 - 8 * float(info.eps), float(info.eps) ** 2
+            eps = float(ml_dtypes.finfo(dtype).eps)
+            sure, unsure = 1 - 8 * eps, eps**2
             yield "ordinary, targets 0 and 1", {name: rng.uniform(0.02, 0.98, yes.shape), target: yes}
             yield "the label is right", {name: np.where(yes == 1, sure, unsure), target: yes}
             yield "the label is wrong", {name: np.where(yes == 1, unsure, sure), target: yes}
