@@ -40,13 +40,14 @@ from lossref.kernels.lanes import (
     largest_of,
     load,
     load_tail,
+    prefetch,
     scale_by_power_of_two,
     spread,
     sum_of,
     whole,
     width,
 )
-from lossref.kernels.streaming_state import RUN
+from lossref.kernels.streaming_state import BLOCK, RUN
 
 __all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"]
 
@@ -109,6 +110,7 @@ def sum_with_shared_exponent(run, shared):
     """Σ e^x 2^−shared; infinite or NaN where that is out of range."""
     total = spread(run, 0.0)
     for j in range(0, whole(run), width(run)):
+        prefetch(run, j + BLOCK)
         mantissa, exponent = mantissa_and_exponent(no_lower_than_domain(load(run, j)))
         total = total + scale_by_power_of_two(mantissa, exponent - shared)
     if whole(run) < run.size:
