@@ -17,7 +17,8 @@ def test_in_the_simulator(file):
     state = lossref_cuda.availability()
     if state.ok:
         pytest.skip(f"tests/cuda/on_device is part of this very run: {state.reason}")
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")  # a core for each
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "LOSSREF_TEST_WORKER": worker}
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]

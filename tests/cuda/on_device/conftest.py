@@ -39,7 +39,8 @@ def _simulated_threads_share_one_core():
         return
     interval, cores = sys.getswitchinterval(), sorted(os.sched_getaffinity(0))
     sys.setswitchinterval(1e-4)
-    os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+    worker = int(os.environ.get("LOSSREF_TEST_WORKER", os.getpid()))
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
     yield
     os.sched_setaffinity(0, cores)
     sys.setswitchinterval(interval)
