@@ -6,6 +6,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions")]
 
+import patient_katex  # noqa: E402
+
 import lossref  # noqa: E402
 
 project = "lossref"
@@ -29,6 +31,7 @@ smartquotes = False  # reduction="none" is code, also in prose
 # Mathematics is rendered while building: pages hold plain HTML, need no script and no network.
 katex_prerender = True
 katex_css_path = "katex/katex.min.css"
+patient_katex.install()
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
