@@ -15,6 +15,10 @@ REQUIRED = inspect.Parameter.empty
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
+class NotTaken(Exception):
+    """What a candidate says that it lacks: an option, or a kind of input. It is not judged there."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Warnings of the candidate (the mean of an empty slice, an overflow) are not what is judged: its numbers are."""

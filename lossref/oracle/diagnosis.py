@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 
-from lossref.core.declarations import RealNumber
+from lossref.core.declarations import Distribution, RealNumber
 from lossref.core.errors import plain
 
 from .cases import Case
@@ -29,6 +30,7 @@ FORMS = {
     "low-precision-accumulation": "accumulate in a wider dtype or pairwise, and round once at the end",
     "wrong-reduction": "divide the sum by what the loss's definition says, once, at the end",
     "cotangent-ignored": "multiply every term of the gradient by the incoming cotangent of its own row",
+    "uninitialised": "the answer for no rows first: NaN, 0 or an error",
     "wrong-sign": "the loss is minus the log-probability; its gradient is prediction minus target",
     "label-off-by-one": "labels count from 0",
     "gradient-of-another-function": "the derivative of the very value that is returned",
@@ -67,11 +69,12 @@ class _Examination:
             return Diagnosis("shape" if failure.problem.startswith("shape") else "raises", failure.problem)
         tests = [self.view, self.not_finite, self.digits]
         if failure.severity == "wrong":
+            tests += [self.finite, self.from_nothing]
             tests += [self.sign, self.large, self.options, self.reductions, self.cotangents, self.masks, self.labels,
                       self.floor, self.options_as_if, self.tiles, self.neutral, self.company, self.own_value,
                       self.offset]  # fmt: skip
         else:
-            tests += [self.floor, self.offset, self.lost]
+            tests += [self.floor, self.offset, self.far_from_zero, self.lost]
         for test in tests:
             if (found := test()) is not None:
                 return found
@@ -159,6 +162,23 @@ class _Examination:
         if self.failure.quantity == "value" and np.any(np.isposinf(self.got[bad])):
             far = "an exponential overflowed, or the logarithm was taken of a probability that underflowed to 0"
         return Diagnosis("overflow", f"an infinity where the answer is an ordinary number: {far}")
+
+    def finite(self):
+        """A large number in place of an infinite loss."""
+        at = self.failure.failing & np.isposinf(self.want) & np.isfinite(self.got)
+        if self.failure.quantity == "value" and at.any() and (self.got[at] > 1e3).all():
+            return Diagnosis(
+                "floor-epsilon",
+                f"{float(self.got[at].max()):.6g} where the loss is infinite: a number stands for the logarithm of 0",
+            )
+
+    def from_nothing(self):
+        if self.case.kind == "empty" and self.failure.quantity == "value" and self.got.ndim == 0:
+            return Diagnosis(
+                "uninitialised",
+                "a number out of nothing: there are no rows, and the result is neither 0 nor NaN nor an error; "
+                "probably it is what lay in memory before",
+            )
 
     def sign(self):
         if self.matches(-self.want):
@@ -406,16 +426,43 @@ class _Examination:
         """An epsilon inside a logarithm, or a clamp: the value stops rising at -log ε."""
         cap = self.judge.cap() if self.judge.candidate.has_value else None
         if cap is None:
-            return None
+            return self.added()
         epsilon = float(np.exp(-cap))
+        weighed = any(a.required and isinstance(a.declaration, Distribution) for a in self.loss.arguments.values())
         said = (
-            f"the loss stops at {cap:.6g} = -log({epsilon:.3g}), however wrong the answer is: "
+            f"the loss stops at {cap:.6g}, however wrong the answer is: probabilities are clamped, or something is "
+            "added to them"
+            if weighed  # by how much does not follow from a sum of logarithms
+            else f"the loss stops at {cap:.6g} = -log({epsilon:.3g}), however wrong the answer is: "
             f"a probability is clamped at {epsilon:.3g}, or that much is added to it"
         )
         if self.failure.quantity == "grad":
             return Diagnosis("floor-epsilon", f"{said}; beyond, the gradient fades")
         lower = self.got[self.failure.failing] <= self.want[self.failure.failing] + 4 * epsilon + 4 * self.judge.eps
         return Diagnosis("floor-epsilon", said) if lower.all() else None
+
+    def added(self):
+        """The same seen from one result, where no row could be made that is wrong by more and more."""
+        if self.failure.quantity == "grad":
+            same = [f for f in self.all if f.quantity == "value" and f.case is self.case and not f.problem]
+            found = [_Examination(self.judge, f, self.all).added() for f in same]
+            return next((d for d in found if d is not None), None)
+        if not self.loss.reducible or np.shape(self.want) != terms_shape(self.loss, self.case.arguments):
+            return None
+        far = self.failure.failing & (self.want > 2) & np.isfinite(self.want) & (self.got > 2)
+        if not far.any():
+            return None
+        got, want = self.got[far], self.want[far]
+        tiny = float(ml_dtypes.finfo(self.judge.dtype).smallest_normal)
+        for epsilon in (tiny, self.judge.eps, 1e-16, 1e-15, 1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3):
+            with np.errstate(all="ignore"):
+                result = -np.log(np.exp(-want) + LONG(epsilon))
+            off = np.abs(got - result)
+            if (off <= 64 * self.judge.eps * result).all() and (np.abs(got - want) > 10 * off).all():
+                return Diagnosis(
+                    "floor-epsilon", f"the result is that of {epsilon:.3g} added to a probability before its logarithm"
+                )
+        return None
 
     def options_as_if(self):
         """The result of this loss with another value of an option."""
@@ -536,6 +583,25 @@ class _Examination:
             "a constant added to every entry of a row changes the answer, which depends on differences only",
         )
 
+    def far_from_zero(self):
+        """Right for the same differences nearer to 0."""
+        if "shift" not in self.loss.symmetries:
+            return None
+        (name, *_) = self.loss.of
+        x = np.asarray(self.case.arguments[name]).astype(np.float64)
+        if not x.size or not np.isfinite(x).all():
+            return None
+        top, spread = x.max(axis=-1, keepdims=True), np.ptp(x, axis=-1, keepdims=True)
+        if not (np.abs(top) > 4 * spread).any():
+            return None
+        near = (x - top).astype(self.judge.dtype)
+        if self.passes(arguments={**self.case.arguments, name: near}):
+            return Diagnosis(
+                "offset-sensitive",
+                "a constant added to every entry of a row changes the answer, which depends on differences only: "
+                "with the row's maximum taken off first it is right",
+            )
+
     def digits(self):
         """Results that have only the digits of a narrower dtype."""
         if self.failure.narrow:
@@ -544,6 +610,13 @@ class _Examination:
                 f"results have the digits of {self.failure.narrow} although the input is {self.judge.dtype}: "
                 "somewhere inside everything is rounded to it",
             )
+
+    def summed(self) -> float:
+        """How many entries one entry of the result depends on: of a row's own loss or gradient, its own row's."""
+        shape = terms_shape(self.loss, self.case.arguments)
+        width = self.judge._width(self.case, shape)
+        every = self.failure.quantity == "value" and np.shape(self.got) != shape
+        return width * int(np.prod(shape)) if every and self.loss.row_wise else width
 
     def lost(self):
         failure, case = self.failure, self.case
@@ -555,7 +628,7 @@ class _Examination:
                     "exactly 0 in the blind band, where the answer is small and representable: 1 + e^-lead was "
                     "rounded to 1",
                 )
-            if case.kind == "large" or (case.kind == "size" and case.tags["size"] > 60):
+            if case.kind in ("large", "size") and self.summed() > 60:
                 return Diagnosis(
                     "low-precision-accumulation", f"the error grows with the size of the input ({case.name})"
                 )
@@ -565,14 +638,15 @@ class _Examination:
             )
         tiny = failure.error[at]
         by = np.max(np.abs(np.asarray(failure.cotangent, np.float64)), initial=0.0)
-        if case.kind in ("lead", "hard", "ordinary", "edge", "ignored", "size", "mask") and _concentrated(at, failure):
+        kinds = ("lead", "hard", "ordinary", "edge", "ignored", "size", "mask", "large")
+        if case.kind in kinds and self.summed() <= 60 and _concentrated(at, failure):
             size = "exactly 0" if (failure.got[at] == 0).any() else f"off by {float(np.max(tiny)):.2g}"
             return Diagnosis(
                 "p-minus-one",
                 f"the gradient at the winning entry is {size}: a probability near 1 was rounded before 1 (or the "
                 f"whole cotangent, {float(by):.3g}) was subtracted",
             )
-        if case.tags.get("uniform") or case.kind in ("large", "size"):
+        if case.tags.get("uniform") or (case.kind in ("large", "size") and self.summed() > 60):
             return Diagnosis(
                 "low-precision-accumulation",
                 f"a systematic error of {float(np.max(tiny)):.2g} in every entry ({case.name}): sums and products "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ from lossref.core.declarations import ClassLabels, RealNumber
 from lossref.core.errors import plain
 from lossref.core.loss import REDUCTIONS, Loss, _call_with
 
-from .candidates import Candidate, as_array, as_gradients
+from .candidates import Candidate, NotTaken, as_array, as_gradients
 from .cases import Case, Scope, case_set, invalid_cases, laid_out
 from .truth import LONG, Truth, epsilon, is_real, smallest, terms_shape, truth, widened
 
@@ -93,6 +94,7 @@ class Judge:
         self.overwritten: dict[str, tuple[Case, str]] = {}
         self.typical: dict[tuple, tuple[float, float, float]] = {}
         self.cases_run = self.cases_skipped = self.calls = 0
+        self.not_taken: Counter[str] = Counter()  # calls, by what the candidate said that it lacks
         self.hidden: list[tuple[Case, np.ndarray]] = []  # invalid inputs for which a number was returned
         self.other_means: set[str] = set()
         self.lead_cases: list[Case] = []
@@ -161,7 +163,7 @@ class Judge:
         seen = []
         for case in self.lead_cases:
             rows = len(case.tags["lead"])
-            for row in range(rows - 8, rows - 2):
+            for row in range(rows - 8, rows):
                 one = {
                     n: v[row : row + 1] if isinstance(v, np.ndarray) and v.ndim and len(v) == rows else v
                     for n, v in case.arguments.items()
@@ -171,8 +173,8 @@ class Judge:
                     got = as_array(self.candidate.value(one, case.passed, self.reduction_options("sum")))
                 except Exception:
                     continue
-                if np.size(want) == got.size == 1 and np.isfinite(float(got.ravel()[0])) and np.isfinite(want):
-                    seen.append((float(want), float(got.ravel()[0])))
+                if np.size(want) == got.size == 1 and np.isfinite([float(got.ravel()[0]), np.ravel(want)[0]]).all():
+                    seen.append((float(np.ravel(want)[0]), float(got.ravel()[0])))
         seen += self._probe_probabilities()
         seen.sort()
         for (low, at_low), (high, at_high) in pairwise(seen):
@@ -395,6 +397,10 @@ class Judge:
         return sum(case.arguments[name] is not None for name in self.loss.of)
 
     def _raised(self, case, reduction, quantity, problem, cotangent, record) -> Failure | None:
+        if isinstance(problem, NotTaken):
+            if record:
+                self.not_taken[str(problem)] += 1
+            return None
         text = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
         if isinstance(problem, TypeError) and "unexpected keyword" in str(problem):
             guilty = [n for n in (*case.passed, "reduction", "divisor") if f"'{n}'" in str(problem)]
@@ -426,6 +432,10 @@ class Judge:
         want = true.value
         if got.shape != want.shape and got.size == want.size == 1:
             got = got.reshape(want.shape)
+        if got.size == 0 < want.size and case.tags.get("nothing counts"):
+            if record:
+                self._note("empty-mean", case, f"the {reduction} of no rows is an empty array")
+            return None, true
         if got.shape != want.shape:
             return self._misshapen(case, reduction, "value", 0, got, want, cotangent), true
         got = got.astype(LONG)
@@ -477,6 +487,8 @@ class Judge:
             error = distance(g, want)
             kink = true.kinks[k]
             excused = (kink & (np.isfinite(g) | ~np.isfinite(want))) | (np.isnan(want) & (g == 0))
+            if self.loss.row_wise and not self.loss.reducible:  # a pole, where each entry has a value of its own
+                excused |= ~np.isfinite(true.value.astype(np.float64))
             error = np.where(excused, LONG(0), error)
             failing = (error > GRADIENT_LIMIT * unit) & ~self._overflows(g, want)
             self._see(case, reduction, "grad", error / unit, GRADIENT_LIMIT, record)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lossref.core.declarations import ClassLabels
+from lossref.core.declarations import ClassLabels, RealNumber
 
 from .cases import Case
 from .judging import Failure, Judge
@@ -39,6 +39,8 @@ class _Search:
         smaller = replace(case, arguments=arguments, passed=case.passed if passed is None else passed, tags=tags)
         try:
             self.judge.loss._bind((), arguments)
+            if not self._keeps_masses(arguments):
+                return False
             found = self.judge.judge(smaller, self.best.reduction, record=False)
         except Exception:
             return False
@@ -51,6 +53,16 @@ class _Search:
                 self.best = other
                 return True
         return False
+
+    def _keeps_masses(self, arguments: dict) -> bool:
+        """Targets that sum to 1 still do: an input that the loss was not made for convinces nobody."""
+        for name, argument in self.judge.loss.arguments.items():
+            if not (isinstance(argument.declaration, RealNumber) and argument.declaration.interval.low == 0):
+                continue
+            before, after = self.best.case.arguments[name], arguments[name]
+            if np.ndim(before) > 1 and _sums_to_one(before) and not _sums_to_one(after):
+                return False
+        return True
 
     def options(self) -> None:
         for name in self.best.case.passed:
@@ -134,6 +146,11 @@ class _Search:
                     changed[index] = entry
                     if self.attempt({**self.best.case.arguments, name: changed}):
                         break
+
+
+def _sums_to_one(x) -> bool:
+    x = np.asarray(x).astype(np.float64)
+    return bool(np.all(np.abs(x.sum(axis=-1) - 1) < 1e-2))
 
 
 def _nature(failure: Failure) -> tuple:

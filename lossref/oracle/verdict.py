@@ -236,7 +236,7 @@ def _message(judge: Judge, failure: Failure, diagnosis: Diagnosis, at, got, want
         else f"gradient by {judge.loss.of[min(failure.position, len(judge.loss.of) - 1)]}"
     )
     lines = [diagnosis.cause]
-    lines.append("on " + failure.case.name + ": " + _call_text(judge, failure))
+    lines.append("on " + failure.case.name + ": " + call_text(judge.loss, _inputs(failure.case, failure)))
     if not failure.problem and at is not None:
         where = f"[{', '.join(str(int(i)) for i in at)}]" if len(at) else ""
         lines.append(
@@ -249,13 +249,10 @@ def _message(judge: Judge, failure: Failure, diagnosis: Diagnosis, at, got, want
     return "\n".join(lines)
 
 
-def _call_text(judge: Judge, failure: Failure) -> str:
-    parts = []
-    for name, value in _inputs(failure.case, failure).items():
-        if name == "reduction" and not judge.loss.reducible:
-            continue
-        parts.append(f"{name}={_text(value)}")
-    return f"{judge.loss.name}({', '.join(parts)})"
+def call_text(loss: Loss, inputs: dict) -> str:
+    """The inputs of a finding as one would write the call."""
+    parts = [f"{name}={_text(value)}" for name, value in inputs.items() if name != "reduction" or loss.reducible]
+    return f"{loss.name}({', '.join(parts)})"
 
 
 def _text(value) -> str:

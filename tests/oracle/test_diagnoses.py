@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lossref as lr
+from lossref.oracle.candidates import NotTaken
 
 
 def softmax(x):
@@ -117,3 +118,106 @@ def test_a_binary_clamp_is_recognised():
 
     report = lr.oracle.check("binary_cross_entropy", value=value, dtype="float64", quick=True)
     assert report.findings[0].diagnosis == "floor-epsilon" and "1e-07" in report.findings[0].message
+
+
+# -- what a survey of other people's libraries showed to be reported wrongly ------------------------------------------
+
+
+def log_normaliser(x, axis=-1):
+    return np.log(np.exp(x - x.max(axis=axis, keepdims=True)).sum(axis=axis)) + x.max(axis=axis)
+
+
+def test_what_a_candidate_says_that_it_lacks_is_not_judged():
+    def value(logits, labels):
+        if logits.shape[1] < 3:
+            raise NotTaken("fewer than 3 classes")
+        return lr.cross_entropy(logits, labels)
+
+    report = lr.oracle.check("cross_entropy", value=value, dtype="float32", quick=True)
+    assert report.verdict == "accurate" and not report.findings
+
+
+def test_digits_lost_in_a_row_are_not_blamed_on_how_many_rows_there_are():
+    def rows(logits, labels):
+        lost = log_normaliser(logits) - at(logits, labels)
+        return np.where(np.arange(len(labels)) == 12, lost * np.float32(1 + 1e-5), lost)
+
+    report = lr.oracle.check("cross_entropy", value=rows, dtype="float32", quick=True)
+    assert report.findings and "low-precision-accumulation" not in {f.diagnosis for f in report.findings}
+
+
+def test_a_result_in_an_array_of_one_is_judged():
+    report = lr.oracle.check("logsumexp", value=lambda x: np.log(np.exp(x).sum(axis=-1)), dtype="float32", quick=True)
+    assert report.verdict == "wrong" and {f.diagnosis for f in report.findings} >= {"overflow"}
+
+
+def test_the_smallest_normal_number_is_recognised_as_a_floor():
+    def value(logits, labels):
+        return -np.log(at(softmax(logits), labels) + np.finfo(logits.dtype).tiny)
+
+    report = lr.oracle.check("info_nce", value=lambda s: value(s / s.dtype.type(0.07), np.arange(len(s))),
+                             dtype="float32")  # fmt: skip
+    assert {f.diagnosis for f in report.findings if f.severity == "wrong"} == {"floor-epsilon"}, str(report)
+    assert "1.18e-38 added to a probability" in report.findings[0].message
+
+
+def test_a_floor_under_weighted_logarithms_is_given_no_number():
+    def value(logits, targets):
+        p = np.clip(softmax(logits), 1e-7, 1)
+        return np.where(targets > 0, targets * np.log(np.clip(targets, 1e-7, 1) / p), 0).sum(axis=1).mean()
+
+    report = lr.oracle.check("kl_divergence", value=value, dtype="float32", quick=True)
+    messages = [f.message for f in report.findings if f.diagnosis == "floor-epsilon"]
+    assert messages and "-log(" not in messages[0]
+
+
+def test_the_derivative_at_a_pole_is_nobodys_business():
+    def grad(x, *, cotangent):
+        return np.where(x == 0, np.nan, lr.log1mexp.grad(x, cotangent=cotangent))
+
+    report = lr.oracle.check("log1mexp", value=lr.log1mexp, grad=grad, dtype="float32", quick=True)
+    assert not report.findings
+
+
+def test_an_empty_array_for_the_mean_of_no_rows_is_a_choice():
+    def value(logits, labels):
+        return lr.cross_entropy(logits, labels) if len(labels) else np.zeros(0, logits.dtype)
+
+    report = lr.oracle.check("cross_entropy", value=value, dtype="float32", quick=True)
+    assert report.verdict == "accurate" and [f.diagnosis for f in report.findings] == ["empty-mean"]
+
+
+def test_a_number_out_of_nothing():
+    def value(logits, labels):
+        return lr.cross_entropy(logits, labels) if len(labels) else np.float32(1.8e21)
+
+    report = lr.oracle.check("cross_entropy", value=value, dtype="float32", quick=True)
+    assert report.verdict == "wrong" and [f.diagnosis for f in report.findings] == ["uninitialised"]
+
+
+def test_a_smaller_input_is_still_an_input_of_the_loss():
+    def value(logits, targets):
+        return -(targets * (logits - lr.logsumexp(logits)[:, None])).sum(axis=1).mean()
+
+    report = lr.oracle.check("soft_cross_entropy", value=value, dtype="float32", quick=True)
+    (found,) = (f for f in report.findings if f.diagnosis == "nan-leak")
+    np.testing.assert_allclose(found.inputs["targets"].sum(axis=1), 1)
+
+
+def test_a_finite_loss_for_what_cannot_happen():
+    def value(logits, targets, *, input_lengths=None):
+        return np.minimum(lr.ctc(logits, targets, input_lengths=input_lengths, reduction="none"), 1e5)
+
+    report = lr.oracle.check("ctc", value=value, dtype="float32", quick=True)
+    assert {f.diagnosis for f in report.findings} == {"floor-epsilon"}
+
+
+def test_a_margin_far_from_zero_is_a_matter_of_offsets():
+    def value(logits, labels):
+        gaps = 1 - at(logits, labels)[:, None] + logits  # the 1 is lost where logits are large
+        right = np.arange(logits.shape[1]) == labels[:, None]
+        return (np.where(right, 0, np.maximum(gaps, 0)).sum(axis=1) / logits.shape[1]).mean()
+
+    report = lr.oracle.check("multi_margin", value=value, dtype="float32")
+    assert report.verdict == "inaccurate"
+    assert {f.diagnosis for f in report.findings} == {"offset-sensitive"}
