@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 FOUNDATIONS = ("numpy", "ml_dtypes", "scipy", "numba", "python-flint", "numba-cuda")
-PEERS = ("torch", "jax", "optax", "scikit-learn", "onnx", "POT")
+PEERS = ("torch", "jax", "optax", "scikit-learn", "onnx", "POT", "keras", "pytorch-metric-learning")
 
 
 def installed(package: str) -> str | None:

@@ -14,11 +14,8 @@ import numpy as np
 from lossref.core.loss import Loss
 from lossref.core.registry import losses
 
+from ..candidates import NotTaken
 from .libraries import LIBRARIES, LOSSREF, Library
-
-
-class NotTaken(Exception):
-    """What the peer lacks: an option, or a kind of input."""
 
 
 @dataclass
@@ -78,6 +75,29 @@ class Peer:
                 return found if isinstance(found, tuple) else (found,)
             return self.library.gradients(self.function, given, of, cotangent)
 
+    def as_candidate(self) -> tuple[Callable, Callable | None]:
+        """Value and gradient as the oracle calls them: with arrays of the library's framework, our names."""
+        library = self.library.load()
+        needed = [name for name, argument in self.loss.arguments.items() if argument.required]
+        defaults = {name: a.default for name, a in self.loss.arguments.items() if not a.required}
+
+        def given(arrays, options) -> dict:
+            reduction = options.pop("reduction", None)
+            return self._given(defaults | dict(zip(needed, arrays, strict=True)) | options, reduction)
+
+        def value(*arrays, **options):
+            return self.function(library, **given(arrays, options))
+
+        def gradient(*arrays, cotangent, **options):
+            return self.gradient_function(library, **given(arrays, options), cotangent=cotangent)
+
+        named = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in needed]
+        named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in self.options]
+        last = inspect.Parameter("cotangent", inspect.Parameter.KEYWORD_ONLY)
+        value.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+        gradient.__signature__ = inspect.Signature([*named, last])  # type: ignore[attr-defined]
+        return value, None if self.gradient_function is None else gradient
+
     def _given(self, arguments: dict, reduction: str | None) -> dict:
         given = {}
         for name, value in arguments.items():
@@ -88,7 +108,7 @@ class Peer:
             elif not _same(value, default):
                 raise NotTaken(name)
         ignored = arguments.get("ignore_index")
-        if ignored is not None and "ignore_index" not in self.options and np.any(arguments["labels"] == ignored):
+        if ignored is not None and "ignore_index" not in self.options and bool((arguments["labels"] == ignored).any()):
             raise NotTaken("ignore_index")
         if self.reduces and reduction is not None:
             given["reduction"] = reduction

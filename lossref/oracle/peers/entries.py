@@ -3,7 +3,7 @@
 import numpy as np
 
 from .calling import NotTaken, peer
-from .libraries import JAX, KERAS, ONNX, OPTAX, PYTORCH, SCIKIT_LEARN, SCIPY, TORCHVISION
+from .libraries import JAX, KERAS, METRIC_LEARNING, ONNX, OPTAX, PYTORCH, SCIKIT_LEARN, SCIPY, TORCHVISION
 
 ONE_HOT = "its targets are one-hot"
 
@@ -20,11 +20,36 @@ def _(torch, logits, targets, **options):
     return torch.nn.functional.cross_entropy(logits, targets, **options)
 
 
-@peer(PYTORCH, "linear_cross_entropy", "F.linear_cross_entropy", "bias ignore_index label_smoothing reduction")
-def _(torch, hidden, classifier, labels, bias=None, **options):
+def _linear_cross_entropy(torch, hidden, classifier, labels, bias=None, **options):
     rows = hidden.reshape(-1, hidden.shape[-1])  # it takes no more axes than two
     value = torch.nn.functional.linear_cross_entropy(rows, classifier, labels.reshape(-1), linear_bias=bias, **options)
     return value.reshape(labels.shape) if options.get("reduction") == "none" else value
+
+
+@peer(PYTORCH, "linear_cross_entropy", "F.linear_cross_entropy", "bias ignore_index label_smoothing reduction")
+def _(torch, hidden, classifier, labels, **options):
+    return _linear_cross_entropy(torch, hidden, classifier, labels, **options)
+
+
+@peer(
+    PYTORCH,
+    "linear_cross_entropy",
+    "F.linear_cross_entropy(options=…)",
+    "bias ignore_index label_smoothing reduction",
+)
+def _(torch, hidden, classifier, labels, **options):
+    """In chunks of rows, unless the reduction is none: then it goes the way without options, with a warning."""
+    chunks = torch.nn.LinearCrossEntropyOptions()
+    return _linear_cross_entropy(torch, hidden, classifier, labels, options=chunks, **options)
+
+
+@peer(PYTORCH, "softmax_attention", "F.scaled_dot_product_attention", "bias mask scale causal")
+def _(torch, queries, keys, values, bias=None, mask=None, scale=None, causal=False):
+    if sum((bias is not None, mask is not None, causal)) > 1:
+        raise NotTaken("two of bias, mask and causal together")
+    return torch.nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask if bias is None else bias, is_causal=causal, scale=scale
+    )
 
 
 @peer(PYTORCH, "nll", "F.nll_loss", "weight ignore_index reduction")
@@ -109,6 +134,27 @@ def _(ops, logits, targets, **options):
     if options.get("alpha", 0) is None:
         options["alpha"] = -1.0  # its word for no weights
     return ops.sigmoid_focal_loss(logits, targets, **options)
+
+
+@peer(METRIC_LEARNING, "info_nce", "NTXentLoss of similarities", "labels temperature reduction")
+def _(library, similarities, labels=None, temperature=0.07, reduction="mean"):
+    """Its embeddings are the rows of similarities, its references the unit vectors: their products are the entries."""
+    import torch
+
+    words = {"mean": "MeanReducer", "sum": "SumReducer", "none": "DoNothingReducer"}
+    products = library.distances.DotProductSimilarity(normalize_embeddings=False)
+    loss = library.losses.NTXentLoss(
+        temperature, distance=products, reducer=getattr(library.reducers, words[reduction])()
+    )
+    candidates = similarities.shape[1]
+    if candidates < 2:
+        raise NotTaken("one candidate: without a negative its loss is 0 by definition")
+    if reduction == "none" and not len(similarities):
+        raise NotTaken("no rows, unless reduced")
+    labels = torch.arange(len(similarities)) if labels is None else labels
+    units = torch.eye(candidates, dtype=similarities.dtype)
+    found = loss(similarities, labels, ref_emb=units, ref_labels=torch.arange(candidates))
+    return found["loss"]["losses"] if reduction == "none" else found
 
 
 # -- optax and JAX ----------------------------------------------------------------------------------------------------
@@ -246,7 +292,7 @@ def _(keras, logits, targets, label_smoothing=0.0, **options):
 
 def _each_element(x, options):
     """Keras averages over the last axis whatever the reduction: elements apart are rows of one."""
-    return x[..., None] if options.get("reduction") == "none" else x
+    return x if options.get("reduction") == "mean" else x[..., None]
 
 
 @peer(KERAS, "binary_cross_entropy", "BinaryCrossentropy", "reduction")
@@ -381,6 +427,8 @@ def _(sklearn, logits, labels, cotangent):
 
 
 def _half_multinomial(sklearn, logits, labels):
+    if logits.shape[1] < 2:
+        raise NotTaken("one class")
     loss = sklearn._loss.HalfMultinomialLoss(n_classes=logits.shape[1])
     return loss.loss_gradient(labels.astype(logits.dtype), np.ascontiguousarray(logits))
 

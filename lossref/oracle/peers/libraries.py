@@ -26,6 +26,7 @@ class Library:
     """A library whose functions take NumPy arrays; one that differentiates overrides the rest."""
 
     differentiates = False
+    framework = "numpy"  # the oracle's word for its arrays
 
     def __init__(self, name: str, module: str, packages: tuple[str, ...], remedy: str = FROM_THE_EXTRA):
         self.name, self.module, self.packages, self.remedy = name, module, packages, remedy
@@ -74,6 +75,7 @@ class Library:
 
 class PyTorch(Library):
     differentiates = True
+    framework = "torch"
 
     def array(self, x):
         return import_module("torch").from_numpy(np.array(x))
@@ -97,8 +99,16 @@ class PyTorch(Library):
         return x.numpy(force=True)
 
 
+class MetricLearning(PyTorch):
+    def load(self):
+        for part in ("losses", "distances", "reducers"):
+            import_module(f"pytorch_metric_learning.{part}")
+        return import_module("pytorch_metric_learning")
+
+
 class Jax(Library):
     differentiates = True
+    framework = "jax"
 
     def arithmetic(self):
         jax = import_module("jax")
@@ -121,15 +131,15 @@ class Jax(Library):
             return tuple(np.asarray(g) for g in vjp(cotangent))
 
 
-class Keras(PyTorch):
-    """Keras on its PyTorch backend."""
+class Keras(Jax):
+    """Keras on its JAX backend."""
 
     def load(self):
-        os.environ.setdefault("KERAS_BACKEND", "torch")
+        os.environ.setdefault("KERAS_BACKEND", "jax")
         keras = import_module("keras")
         backend = keras.backend.backend()
-        if backend != "torch":
-            raise RuntimeError(f"its backend is {backend!r}; set KERAS_BACKEND=torch, which is compared here")
+        if backend != "jax":
+            raise RuntimeError(f"its backend is {backend!r}; set KERAS_BACKEND=jax, which is compared here")
         return keras
 
 
@@ -173,9 +183,12 @@ PYTORCH = PyTorch("PyTorch", "torch", ("torch",))
 TORCHVISION = PyTorch("torchvision", "torchvision.ops", ("torchvision",), "pip install torchvision")
 JAX = Jax("JAX", "jax", ("jax",))
 OPTAX = Jax("optax", "optax", ("optax", "jax"))
-KERAS = Keras("Keras", "keras", ("keras", "torch"), "pip install keras")
+KERAS = Keras("Keras", "keras", ("keras", "jax"))
+METRIC_LEARNING = MetricLearning(
+    "pytorch-metric-learning", "pytorch_metric_learning", ("pytorch-metric-learning", "torch")
+)
 ONNX = Onnx("ONNX", "onnx", ("onnx",))
 SCIKIT_LEARN = ScikitLearn("scikit-learn", "sklearn", ("scikit-learn",))
 SCIPY = Library("SciPy", "scipy.special", ("scipy",), "pip install scipy")
 
-LIBRARIES = (PYTORCH, TORCHVISION, OPTAX, JAX, KERAS, ONNX, SCIKIT_LEARN, SCIPY)
+LIBRARIES = (PYTORCH, TORCHVISION, METRIC_LEARNING, OPTAX, JAX, KERAS, ONNX, SCIKIT_LEARN, SCIPY)
