@@ -150,6 +150,36 @@ def compare(
 
 
 @app.command()
+def survey(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Losses.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that any library defines.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the documentation.")] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help='Write the results to FILE; "-" is standard output. With names, what FILE has on other losses stays.',
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Judge nothing; show the results in FILE.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes, no pairs of options.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many processes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Another seed draws other random inputs.")] = 0,
+) -> None:
+    """Judge PyTorch's, optax's, Keras', ONNX's, scikit-learn's and SciPy's losses: what `lossref check` says of each.
+
+    A verdict for each implementation and dtype, and for each finding the smallest input, what came and what should
+    have come; what the library's own documentation announces is called a choice, all else a defect.
+    """
+    from .survey import survey_losses
+
+    raise typer.Exit(survey_losses(names, everything, markdown, json, source, quick, jobs, seed))
+
+
+@app.command()
 def check(
     target: Annotated[
         str, typer.Argument(help="module:function or file.py:function; for a process, its command line.")

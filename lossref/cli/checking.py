@@ -9,7 +9,6 @@ from math import isfinite
 from pathlib import Path
 
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,7 @@ from lossref.exact.verification import Check, Result
 from . import simulated
 from .catalogue import families
 from .machine import description
-from .terminal import console, known, usage_error
+from .terminal import console, known, progress_bar, usage_error
 
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"
 
@@ -111,7 +110,7 @@ def _run_all(checks: list[Check], seed: int) -> list[Row]:
                 "seed": seed,
             }
             child = stack.enter_context(simulated.Child(request))
-        progress = stack.enter_context(_progress())
+        progress = stack.enter_context(progress_bar())
         task = progress.add_task("", total=len(checks))
         for check in here:
             progress.update(task, description=f"{check.loss}, {check.path}, {check.dtype}")
@@ -137,12 +136,6 @@ def _simulated_rows(child: simulated.Child, checks: list[Check]) -> Iterator[Row
         reason = str(problem)
     for loss, path, dtype in sorted(missing):
         yield Row(loss, path, dtype, verdict=FAILED, reason=reason, simulated=True)
-
-
-def _progress() -> Progress:
-    out = console(to_errors=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
 
 # -- what came out ---------------------------------------------------------------------------------------------------

@@ -243,25 +243,26 @@ def _headline(comparisons: list[Comparison]) -> list[str]:
                 over = not (value or 0) <= LIMITS["values"] or not (gradient or 0) <= LIMITS["gradients"]
                 text = _error(value, dtype) + (f" / {_error(gradient, dtype)}" if peer.differentiates else "")
                 cells.append(f"**{text}**" if over else text)
-            lines.append(f"| {name} | {_escaped(peer.title)} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {escaped(peer.title)} | {' | '.join(cells)} |")
             name = ""
     return [*lines, ""]
 
 
 def _section(comparison: Comparison) -> list[str]:
-    titles = [_escaped(peer.title) for peer in comparison.peers]
+    titles = [escaped(peer.title) for peer in comparison.peers]
     lines = [f"## {comparison.name}", "", f"| | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
     for row in comparison.semantics:
-        answers = [_escaped(row.answers[peer.title]) for peer in comparison.peers]
-        lines.append(f"| {_escaped(row.question)} | {' | '.join(answers)} |")
+        answers = [escaped(row.answers[peer.title]) for peer in comparison.peers]
+        lines.append(f"| {escaped(row.question)} | {' | '.join(answers)} |")
     for dtype, kind, cells in _accuracy_rows(comparison):
         shown = [f"**{text}**" if over else text for text, over in cells]
         lines.append(f"| {dtype}, {kind} | {' | '.join(shown)} |")
     remarks = _remarks(comparison) + [f"Not compared: {text}" for text in _absences(comparison)]
-    return [*lines, "", *(f"- {_escaped(text)}" for text in remarks), ""]
+    return [*lines, "", *(f"- {escaped(text)}" for text in remarks), ""]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as it is, in Markdown."""
     for character in "\\|*_<":
         text = text.replace(character, f"\\{character}")
     return text

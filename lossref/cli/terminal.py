@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 WIDTH_IN_A_PIPE = 160  # nobody looks at a pipe through a window: do not fold tables at 80 columns
 
@@ -17,6 +18,13 @@ def console(to_errors: bool = False) -> Console:
     stream = sys.stderr if to_errors else sys.stdout
     piped = not stream.isatty() and not os.environ.get("COLUMNS")
     return Console(stderr=to_errors, highlight=False, width=WIDTH_IN_A_PIPE if piped else None)
+
+
+def progress_bar() -> Progress:
+    """How much of the work is done, on standard error; nothing where that is no terminal."""
+    out = console(to_errors=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
 
 def usage_error(text: str) -> NoReturn:
