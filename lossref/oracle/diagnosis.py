@@ -30,6 +30,7 @@ FORMS = {
     "low-precision-accumulation": "accumulate in a wider dtype or pairwise, and round once at the end",
     "wrong-reduction": "divide the sum by what the loss's definition says, once, at the end",
     "cotangent-ignored": "multiply every term of the gradient by the incoming cotangent of its own row",
+    "clamp-ignored": "the derivative of the clamp too, which is 0, or no clamp",
     "uninitialised": "the answer for no rows first: NaN, 0 or an error",
     "wrong-sign": "the loss is minus the log-probability; its gradient is prediction minus target",
     "label-off-by-one": "labels count from 0",
@@ -447,6 +448,8 @@ class _Examination:
             same = [f for f in self.all if f.quantity == "value" and f.case is self.case and not f.problem]
             found = [_Examination(self.judge, f, self.all).added() for f in same]
             return next((d for d in found if d is not None), None)
+        if (found := self.stuck()) is not None:
+            return found
         if not self.loss.reducible or np.shape(self.want) != terms_shape(self.loss, self.case.arguments):
             return None
         far = self.failure.failing & (self.want > 2) & np.isfinite(self.want) & (self.got > 2)
@@ -462,6 +465,37 @@ class _Examination:
                 return Diagnosis(
                     "floor-epsilon", f"the result is that of {epsilon:.3g} added to a probability before its logarithm"
                 )
+        return None
+
+    def stuck(self):
+        """Scores twice as far apart are twice as wrong, and the candidate says the same; half as far it did not."""
+        if not self.loss.reducible:
+            return None
+        name, case = self.loss.of[0], self.case
+        reduction = "none" if self.judge.candidate.takes("reduction") else self.failure.reduction
+        results = []
+        for by in (0.25, 1.0, 2.0):
+            x = np.asarray(case.arguments[name]).astype(np.float64) * by
+            moved = replace(case, arguments={**case.arguments, name: x.astype(self.judge.dtype)})
+            options = self.judge.reduction_options(reduction)
+            try:
+                got = np.asarray(self.judge.candidate.value(self.judge.fresh(moved), case.passed, options), np.float64)
+                want = self.loss(**widened(self.loss, moved.arguments), reduction=reduction)
+                results.append((got, np.asarray(want, np.float64)))
+            except Exception:  # not a legal input
+                return None
+        (near, _), (got, want), (far, beyond) = results
+        if not np.shape(near) == np.shape(got) == np.shape(far) == np.shape(want):
+            return None
+        with np.errstate(all="ignore"):
+            at = np.isfinite(got) & (got > 1) & (np.abs(far - got) <= 1e-6 * got) & (np.abs(near - got) > 1e-3 * got)
+            at &= (want > 1.001 * got) & (beyond > 1.05 * want)
+        if at.any():
+            return Diagnosis(
+                "floor-epsilon",
+                f"the loss stops at {float(got[at].max()):.6g}, however wrong the answer is: probabilities are "
+                "clamped, or something is added to them",
+            )
         return None
 
     def options_as_if(self):
@@ -529,7 +563,11 @@ class _Examination:
                 continue
             for value in (1.0, 0.5, 0.0):
                 passed = tuple(dict.fromkeys((*self.case.passed, name)))
-                if value != now and self.passes(arguments={**self.case.arguments, name: value}, passed=passed):
+                arguments = {**self.case.arguments, name: value}
+                with np.errstate(all="ignore"):
+                    if value == now or not np.any(self.as_if(arguments)):
+                        continue  # where everything vanishes everybody is right
+                if self.passes(arguments=arguments, passed=passed):
                     return Diagnosis(
                         "option-misused",
                         f"right at {name}={value:g}, wrong at {now:g}: {name} is not applied everywhere where it "
@@ -565,6 +603,8 @@ class _Examination:
         )
 
     def offset(self):
+        if "shift" not in self.loss.symmetries:
+            return None
         if self.case.kind != "offset" and "common offset" not in self.case.name:
             return None
         rows = self.case.tags.get("offset")
@@ -585,7 +625,7 @@ class _Examination:
 
     def far_from_zero(self):
         """Right for the same differences nearer to 0."""
-        if "shift" not in self.loss.symmetries:
+        if "shift" not in self.loss.symmetries or "axis" in self.case.passed:
             return None
         (name, *_) = self.loss.of
         x = np.asarray(self.case.arguments[name]).astype(np.float64)
@@ -636,10 +676,13 @@ class _Examination:
                 "cancellation",
                 "few digits are right where the answer is small: it is a difference of nearly equal numbers",
             )
+        if (at & np.isfinite(failure.got) & (np.abs(failure.got) > 1e6 * (1 + np.abs(failure.want)))).any():
+            return Diagnosis("clamp-ignored", "a huge gradient where the value is clamped and hardly changes")
         tiny = failure.error[at]
         by = np.max(np.abs(np.asarray(failure.cotangent, np.float64)), initial=0.0)
         kinds = ("lead", "hard", "ordinary", "edge", "ignored", "size", "mask", "large")
-        if case.kind in kinds and self.summed() <= 60 and _concentrated(at, failure):
+        rounding = 1024 * self.judge.eps * max(float(by), 1.0)
+        if case.kind in kinds and self.summed() <= 60 and _concentrated(at, failure) and np.max(tiny) <= rounding:
             size = "exactly 0" if (failure.got[at] == 0).any() else f"off by {float(np.max(tiny)):.2g}"
             return Diagnosis(
                 "p-minus-one",

@@ -179,11 +179,23 @@ def test_the_derivative_at_a_pole_is_nobodys_business():
     assert not report.findings
 
 
+def test_a_gradient_that_goes_on_where_the_value_is_clamped():
+    def grad(probs, targets, *, reduction="mean", cotangent=1.0):
+        exact = lr.binary_cross_entropy.grad(probs, targets, reduction=reduction, cotangent=cotangent)
+        return np.where((probs == 0) & (targets > 0), np.float32(-1e12), exact)
+
+    report = lr.oracle.check("binary_cross_entropy", value=lr.binary_cross_entropy, grad=grad, dtype="float32")
+    assert {f.diagnosis for f in report.findings} == {"clamp-ignored"}, str(report)
+
+
 def test_an_empty_array_for_the_mean_of_no_rows_is_a_choice():
     def value(logits, labels):
         return lr.cross_entropy(logits, labels) if len(labels) else np.zeros(0, logits.dtype)
 
-    report = lr.oracle.check("cross_entropy", value=value, dtype="float32", quick=True)
+    def grad(logits, labels, *, cotangent):
+        return lr.cross_entropy.grad(logits, labels, cotangent=cotangent) if len(labels) else 1 / 0
+
+    report = lr.oracle.check("cross_entropy", value=value, grad=grad, dtype="float32", quick=True)
     assert report.verdict == "accurate" and [f.diagnosis for f in report.findings] == ["empty-mean"]
 
 
@@ -221,3 +233,29 @@ def test_a_margin_far_from_zero_is_a_matter_of_offsets():
     report = lr.oracle.check("multi_margin", value=value, dtype="float32")
     assert report.verdict == "inaccurate"
     assert {f.diagnosis for f in report.findings} == {"offset-sensitive"}
+
+
+def test_a_clamp_under_a_weight_is_not_blamed_on_the_weight():
+    def value(logits, targets, *, alpha=0.25, reduction="mean"):
+        p = np.clip(1 / (1 + np.exp(-logits)), 1e-7, 1 - 1e-7)
+        by = 1 if alpha is None else alpha * targets + (1 - alpha) * (1 - targets)
+        wrong = targets * (1 - p) + (1 - targets) * p
+        terms = -by * wrong**2 * (targets * np.log(p) + (1 - targets) * np.log(1 - p))
+        return terms if reduction == "none" else getattr(terms, reduction)()
+
+    report = lr.oracle.check("sigmoid_focal", value=value, dtype="float32", quick=True)
+    assert {f.diagnosis for f in report.findings if f.severity == "wrong"} == {"floor-epsilon"}, str(report)
+
+
+def test_a_mean_over_narrow_terms_has_lost_digits_and_is_not_wrong():
+    def value(logits, targets, *, reduction="mean"):
+        terms = lr.binary_cross_entropy_with_logits(logits, targets, reduction="none").astype(np.float32)
+        return terms.astype(np.float64) if reduction == "none" else getattr(terms.astype(np.float64), reduction)()
+
+    def grad(logits, targets, *, reduction="mean", cotangent):
+        by = np.float64(np.float32(1 / max(logits.size, 1))) if reduction == "mean" else 1.0
+        return lr.binary_cross_entropy_with_logits.grad(logits, targets, reduction="sum") * by * cotangent
+
+    report = lr.oracle.check("binary_cross_entropy_with_logits", value=value, grad=grad, dtype="float64", quick=True)
+    assert {f.quantity for f in report.findings} == {"value", "grad"}
+    assert report.verdict == "inaccurate" and report.findings[0].diagnosis == "low-precision-accumulation"
