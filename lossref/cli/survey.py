@@ -156,6 +156,9 @@ Each finding is one of two things:
   has. A defect may well be the price of speed, and most of them do not matter to most people: the page says what
   happens, not what ought to be done.
 
+Causes are recognised from the results alone: no source was read, and a cause is the likely one. Inputs and results
+are what was seen.
+
 A loss is not blamed for inputs that it does not take, nor for options that it does not have. The dtypes are float32;
 float64 too for the losses that everybody uses, and bfloat16 for PyTorch's.
 """

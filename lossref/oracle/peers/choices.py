@@ -22,11 +22,19 @@ class Choice:
 
 CHOICES = (
     Choice(
+        "binary_cross_entropy",
+        "PyTorch F.binary_cross_entropy",
+        "clamp-ignored",
+        "torch.nn:BCELoss",
+        "This way, we can always have a finite loss value and a linear backward method",
+        "https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html",
+    ),
+    Choice(
         "kl_divergence",
         "PyTorch F.kl_div of F.log_softmax",
         "wrong-reduction",
         "torch.nn:KLDivLoss",
-        """doesn't return the true KL divergence value, please use :attr:`reduction`\\ `= "batchmean"`""",
+        "doesn't return the true KL divergence value",
         "https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html",
     ),
     Choice(
@@ -44,6 +52,14 @@ CHOICES = (
         "optax:ctc_loss",
         "log_epsilon: Numerically-stable approximation of log(+0)",
         "https://optax.readthedocs.io/en/latest/api/losses.html#optax.losses.ctc_loss",
+    ),
+    Choice(
+        "soft_cross_entropy",
+        "optax softmax_cross_entropy",
+        "nan-leak",
+        "optax:softmax_cross_entropy",
+        "provides an alternative implementation that differs on how ``logits=-inf`` are handled",
+        "https://optax.readthedocs.io/en/latest/api/losses.html#optax.losses.softmax_cross_entropy",
     ),
     Choice(
         "kl_divergence",
