@@ -1,13 +1,14 @@
 """Contenders take turns: what disturbs a machine for a second then disturbs all of them alike.
 
 A round gives each contender one turn, in an order drawn anew each round, so that none always follows the same other.
-A turn is: a pause, one call that is not timed, one sample.
+A turn is: a pause, `WARM` seconds of calls that are not timed, one sample.
 
 The pause lets other thread pools go to sleep. After a call, the threads of OpenBLAS (26 ms) and of OpenMP (some
 milliseconds) go on spinning in wait for more work, and on a small machine they would take a core from the next
-contender. The untimed call wakes the contender's own threads up and gets its pages and caches into the state that
-repeated calls find. So each library is measured with its own waiting policy, as its users have it, and pays for no
-other's. A call that is long against all this (`LONG`) does without the untimed one.
+contender. The untimed calls wake the contender's own threads up, get its pages and caches into the state that
+repeated calls find, and the processor out of its rest: after a pause, even a plain sum takes twice as long at first. So
+each library is measured with its own waiting policy, as its users have it, and pays for no other's. A call that is long
+against all this (`LONG`) does without the untimed ones.
 
 A sample is the mean of as many calls as take `SAMPLE` seconds, at least one. A sample during which other processes
 used the processors is marked as disturbed (see `neighbours`). With patience, a turn begins when the machine is quiet,
@@ -26,6 +27,7 @@ from typing import Any
 from .neighbours import RETRIES, Patience, disturbed, page_faults, usage
 
 PAUSE = 0.04
+WARM = 0.02
 SAMPLE = 0.003
 LONG = 0.2
 FEWEST, MOST = 3, 41  # samples
@@ -86,6 +88,14 @@ def seconds_of(call: Callable[[], Any], calls: int = 1, clock: Callable[[], floa
     return (clock() - start) / calls
 
 
+def warm(call: Callable[[], Any], clock: Callable[[], float]) -> None:
+    """Calls that are not timed, at least one."""
+    start = clock()
+    call()
+    while clock() - start < WARM:
+        call()
+
+
 def measure(
     contenders: list[Contender],
     seconds: float,
@@ -138,7 +148,7 @@ def turn(samples: Samples, pause: float, clock, sleep, patience: Patience) -> tu
         patience.wait()
         sleep(pause)
         if not samples.long:
-            call()
+            warm(call, clock)
         before, faults = usage(), page_faults()
         number = seconds_of(call, samples.calls, clock)
         taken = number, disturbed(before, usage(), cores), (page_faults() - faults) / samples.calls

@@ -11,7 +11,7 @@ import inspect
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -205,7 +205,7 @@ class Loss(Examples):
     def row_wise(self) -> bool:
         """Whether each term depends on its own entries of the differentiable arguments alone."""
         rule = self.gradient_rule
-        return rule is not None and "cotangent" not in inspect.signature(rule).parameters
+        return rule is not None and "cotangent" not in _parameters(rule)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -474,7 +474,12 @@ def _as_tuple(gradients) -> tuple:
 def _call_with(function: Callable | None, arguments: dict):
     """Call a rule with the arguments that it names."""
     assert function is not None
-    return function(**{name: arguments[name] for name in inspect.signature(function).parameters})
+    return function(**{name: arguments[name] for name in _parameters(function)})
+
+
+@cache
+def _parameters(function: Callable) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _beside(weights, gradient):

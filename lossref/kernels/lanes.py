@@ -28,7 +28,9 @@ from numba.extending import (
 )
 
 __all__ = [
+    "HAS_REDUCE",
     "Lanes",
+    "above_floor",
     "absolute",
     "exceeds",
     "first_lane",
@@ -55,6 +57,8 @@ __all__ = [
 ]
 
 HAS_AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+#: `vreduce` and `vscalef`: x − ⌊x⌋ and a·2^⌊x⌋ in one instruction each.
+HAS_REDUCE = HAS_AVX512 and bool(llvmlite.binding.get_host_cpu_features().get("avx512dq", False))
 # Four registers hold one value; half as many bytes where there are 16 registers of 256 bits instead of 32
 # of 512.
 BYTES = 256 if HAS_AVX512 else 128
@@ -222,24 +226,30 @@ def _scale(context, builder, lanes, values):
 
 
 def _scale_avx512(builder, lanes, fraction, exponent):
-    """`vscalef`: one instruction, subnormals and any exponent included. The intrinsic exists for one
-    register only."""
+    """`vscalef`: one instruction, subnormals and any exponent included."""
+    return by_register(builder, "scalef", lanes, [fraction, exponent])
+
+
+def by_register(builder, instruction, lanes, values, immediate=()):
+    """An AVX-512 instruction on lanes: its intrinsic exists for one register only."""
     each = 512 // lanes.element.bitwidth
     register = ir.VectorType(LLVM_ELEMENT[lanes.element], each)
-    mask = ir.IntType(each)
-    name = "llvm.x86.avx512.mask.scalef.ps.512" if each == 16 else "llvm.x86.avx512.mask.scalef.pd.512"
-    function = llvm_function(builder, name, register, [register, register, register, mask, ir.IntType(32)])
-    current_rounding = ir.Constant(ir.IntType(32), 4)
+    mask, integer = ir.IntType(each), ir.IntType(32)
+    name = f"llvm.x86.avx512.mask.{instruction}.p{'s' if each == 16 else 'd'}.512"
+    immediate = [ir.Constant(integer, number) for number in immediate]
+    current_rounding = ir.Constant(integer, 4)
+    function = llvm_function(
+        builder, name, register, [*[register] * len(values), *[integer] * len(immediate), register, mask, integer]
+    )
 
     def indices(start, count):
-        return ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, start + count)))
+        return ir.Constant(ir.VectorType(integer, count), list(range(start, start + count)))
 
     undefined = ir.Constant(vector_type(lanes), ir.Undefined)
     parts = []
     for start in range(0, lanes.count, each):
-        f = builder.shuffle_vector(fraction, undefined, indices(start, each))
-        e = builder.shuffle_vector(exponent, undefined, indices(start, each))
-        parts.append(builder.call(function, [f, e, f, ir.Constant(mask, -1), current_rounding]))
+        v = [builder.shuffle_vector(value, undefined, indices(start, each)) for value in values]
+        parts.append(builder.call(function, [*v, *immediate, v[0], ir.Constant(mask, -1), current_rounding]))
     while len(parts) > 1:
         size = parts[0].type.count
         parts = [
@@ -249,8 +259,18 @@ def _scale_avx512(builder, lanes, fraction, exponent):
 
 
 #: fraction · 2^exponent, the exponent being an integer held as a floating-point number, at most 2·126
-#: (2·1022 in float64); rounds into the subnormals and to 0. A NaN fraction stays NaN.
+#: (2·1022 in float64); rounds into the subnormals and to 0. A NaN fraction stays NaN. Where `HAS_REDUCE`, any
+#: exponent will do, and is rounded down.
 scale_by_power_of_two = lanes_intrinsic(_scale, 2)
+
+
+def _above_floor(context, builder, lanes, values):
+    round_down, whole_numbers = 0b0001, 0b0000
+    return by_register(builder, "reduce", lanes, values, [whole_numbers << 4 | round_down])
+
+
+#: x − ⌊x⌋, in [0, 1), and 0 where x is infinite; only where `HAS_REDUCE`.
+above_floor = lanes_intrinsic(_above_floor, 1)
 
 
 # ---------------------------------------------------------------------------------------------- comparisons

@@ -6,15 +6,19 @@ rounded once, at the end. Inputs are passed read-only, so that a kernel that wri
 
 Threads are Python's own: a kernel runs without the interpreter's lock, calls from several threads at once
 are safe, nothing spins between calls, and a forked process starts anew. Their number is Numba's
-(`NUMBA_NUM_THREADS`, `numba.set_num_threads`).
+(`NUMBA_NUM_THREADS`, `numba.set_num_threads`). Since they sleep between calls, a scheduler may wake them on the
+core that the caller is on, where they wait for the caller to finish; so on Linux they are kept off it.
 """
 
+import contextlib
+import ctypes
 import functools
 import inspect
 import itertools
 import math
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -160,11 +164,13 @@ def half_in_parts(function):
 # -------------------------------------------------------------------------------------------------- threads
 
 _pool = None
+_workers: dict[int, set[int]] = {}  # the cores on which each thread of the pool may run
 
 
 def _forget_pool():
     global _pool
     _pool = None
+    _workers.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -177,7 +183,12 @@ def in_parallel(work, parts):
     if len(parts) <= 1:
         return [work(*part) for part in parts]
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS), "lossref")
+        _pool = ThreadPoolExecutor(
+            max(1, numba.config.NUMBA_NUM_THREADS),
+            "lossref",
+            initializer=lambda: _workers.setdefault(threading.get_native_id(), set()),
+        )
+    keep_off_this_core()
     others = [_pool.submit(work, *part) for part in parts[1:]]
     try:
         first = work(*parts[0])
@@ -185,6 +196,24 @@ def in_parallel(work, parts):
         for other in others:
             other.exception()
     return [first] + [other.result() for other in others]
+
+
+if sys.platform == "linux":
+    _current_core = ctypes.CDLL(None).sched_getcpu
+
+    def keep_off_this_core():
+        """Let the pool's threads run on every core that the caller may use but the one it is on."""
+        cores = os.sched_getaffinity(0) - {_current_core()}
+        for worker, allowed in list(_workers.items()):
+            if cores and cores != allowed:
+                with contextlib.suppress(OSError):  # a matter of speed only
+                    os.sched_setaffinity(worker, cores)
+                _workers[worker] = cores
+
+else:
+
+    def keep_off_this_core():
+        """Elsewhere this is left to the scheduler."""
 
 
 def thread_count():

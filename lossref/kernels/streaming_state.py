@@ -28,7 +28,7 @@ import math
 import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
-from lossref.kernels.exponential import capped, scaled_exponential
+from lossref.kernels.exponential import capped, exponential_term
 from lossref.kernels.lanes import (
     is_zero,
     larger,
@@ -117,10 +117,10 @@ def sum_of_exponentials(row, shift, cap):
         for j in range(0, whole(run), width(run)):
             # The next block comes from memory while this one is worked on.
             prefetch(run, j + BLOCK)
-            terms = terms + scaled_exponential(seen(load(run, j), cap) - shift, HEADROOM)
+            terms = terms + exponential_term(seen(load(run, j), cap) - shift, HEADROOM)
         if whole(run) < run.size:
             x = load_tail(run, whole(run), -np.inf)
-            terms = terms + scaled_exponential(seen(x, cap) - shift, HEADROOM)
+            terms = terms + exponential_term(seen(x, cap) - shift, HEADROOM)
         total, lost = compensated(total, lost, sum_of(terms))
     return (total + lost) / HEADROOM
 
@@ -137,11 +137,11 @@ def sum_and_largest(block, shift, cap):
             prefetch(run, j + BLOCK)
             x = seen(load(run, j), cap)
             top = larger(x, top)
-            terms = terms + scaled_exponential(x - shift, HEADROOM)
+            terms = terms + exponential_term(x - shift, HEADROOM)
         if whole(run) < run.size:
             x = seen(load_tail(run, whole(run), -np.inf), cap)
             top = larger(x, top)
-            terms = terms + scaled_exponential(x - shift, HEADROOM)
+            terms = terms + exponential_term(x - shift, HEADROOM)
         total, lost = compensated(total, lost, sum_of(terms))
     return (total + lost) / HEADROOM, float(largest_of(top))
 
@@ -157,12 +157,12 @@ def sum_without_leaders(row, shift, cap):
             prefetch(run, j + BLOCK)
             difference = seen(load(run, j), cap) - shift
             leads = is_zero(difference)
-            others = select(leads, others, others + scaled_exponential(difference, HEADROOM))
+            others = select(leads, others, others + exponential_term(difference, HEADROOM))
             ones = select(leads, ones + 1.0, ones)
         if whole(run) < run.size:
             difference = seen(load_tail(run, whole(run), -np.inf), cap) - shift
             leads = is_zero(difference)
-            others = select(leads, others, others + scaled_exponential(difference, HEADROOM))
+            others = select(leads, others, others + exponential_term(difference, HEADROOM))
             ones = select(leads, ones + 1.0, ones)
         total, lost = compensated(total, lost, sum_of(others))
         equal += sum_of(ones)

@@ -60,9 +60,15 @@ def test_no_contender_has_a_second_turn_before_all_had_one():
 
 def test_a_turn_is_a_pause_an_untimed_call_and_a_sample():
     clock = Clock()
-    (samples,) = measure([clock.contender("a", 0.01)], 1e9, 0.04, 5, clock, clock.sleep)
+    (samples,) = measure([clock.contender("a", 0.1)], 1e9, 0.04, 5, clock, clock.sleep)
     assert clock.log == ["a", "a"] + 5 * ["pause", "a", "a"]
-    assert samples.seconds == pytest.approx([0.01] * 5)
+    assert samples.seconds == pytest.approx([0.1] * 5)
+
+
+def test_short_calls_warm_the_processor_up():
+    clock = Clock()
+    measure([clock.contender("a", interleaving.WARM / 4.5)], 1e9, 0.04, 3, clock, clock.sleep)
+    assert clock.log == ["a", "a"] + 3 * ["pause", *"aaaaa", "a"]
 
 
 def test_a_long_call_does_without_the_untimed_one():

@@ -47,7 +47,7 @@ def test_a_disturbed_sample_is_taken_again(monkeypatch):
     verdicts = iter([True, True, False] + 100 * [False])
     monkeypatch.setattr(interleaving, "disturbed", lambda *_: next(verdicts))
     calls = []
-    contender = Contender("a", "", "", lambda: (calls.append(1), time.sleep(0.004)))
+    contender = Contender("a", "", "", lambda: (calls.append(1), time.sleep(1.1 * interleaving.WARM)))
     patience = Patience(1e9, lambda _: None, lambda: 1)
     (samples,) = measure([contender], 1e9, 0.0, 2, patience=patience)
     assert len(calls) == 2 + 3 * 2 + 2  # warm-up; three times the first turn; the second

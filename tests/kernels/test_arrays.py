@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lossref.kernels import cross_entropy, log_softmax, logsumexp, softmax
+from lossref.kernels import cross_entropy, log_softmax, logsumexp, rows, softmax
 
 LABELS = np.array([3, 0, 16, 5])
 WEIGHTS = np.array([0.5, 1.0, -2.0, 0.0])
@@ -134,6 +134,23 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_process_has_threads_of_its_own():
     assert subprocess.run([sys.executable, "-c", FORKING], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="here the scheduler alone chooses cores")
+def test_other_threads_are_kept_off_the_callers_core(monkeypatch):
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("there is only one core")
+
+    def cores_of_threads():
+        # Two pieces of work that wait for each other cannot be done by one thread.
+        together = threading.Barrier(2, timeout=10)
+        return rows.in_parallel(lambda start, stop: (together.wait(), os.sched_getaffinity(0))[1], [(0, 1), (1, 2)])
+
+    cores_of_threads()
+    for core in cores:
+        monkeypatch.setattr(rows, "_current_core", lambda core=core: core)
+        assert cores_of_threads() == [cores, cores - {core}]
 
 
 def test_the_number_of_threads_is_numbas():

@@ -3,7 +3,7 @@ import pytest
 from numba import njit
 
 from lossref.kernels import lanes as lanes_module
-from lossref.kernels.exponential import capped, capped_slope, exponential, scaled_exponential
+from lossref.kernels.exponential import capped, capped_slope, exponential, exponential_term, scaled_exponential
 from lossref.kernels.lanes import load, load_tail, store, store_tail, whole, width
 
 
@@ -18,6 +18,12 @@ def exponentials(x, out):
 def scaled(x, factor, out):
     for j in range(0, whole(x), width(x)):
         store(out, j, scaled_exponential(load(x, j), factor))
+
+
+@njit
+def terms(x, factor, out):
+    for j in range(0, whole(x), width(x)):
+        store(out, j, exponential_term(load(x, j), factor))
 
 
 @njit
@@ -60,6 +66,21 @@ def test_a_scaled_subnormal_is_rounded_once(dtype):
     scaled(x, 0.3, out)
     true = np.exp(x.astype(np.longdouble)) * np.longdouble(dtype(0.3))
     assert np.all(np.abs(out - true) <= 0.51 * limits.smallest_subnormal + 2 * limits.eps * true)
+
+
+@pytest.mark.parametrize("dtype", RANGE)
+def test_a_term_of_a_sum(dtype):
+    limits = np.finfo(dtype)
+    x = np.linspace(RANGE[dtype][0], 20, 64_000).astype(dtype)
+    out = np.empty_like(x)
+    terms(x, 2.0**64, out)
+    true = np.exp(x.astype(np.longdouble)) * 2**64
+    assert np.all(np.abs(out - true) <= (0.8 + 0.61 * np.abs(x)) * limits.eps * true + limits.smallest_subnormal)
+    special = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, -limits.max, np.nan, np.inf] + [0.0] * 56, dtype)
+    out = np.empty_like(special)
+    terms(special, 1.0, out)
+    np.testing.assert_array_equal(out[:7], [1, 1, 0, 0, 0, 0, np.nan])
+    assert not np.isfinite(out[7])
 
 
 @pytest.mark.parametrize("dtype", RANGE)
