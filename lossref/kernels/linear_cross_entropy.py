@@ -62,7 +62,8 @@ def largest_differences(logits, labels, cap, rows_each, classes_each, difference
                 found = wrong
             else:
                 found = np.exp(largest(row[start:stop], cap) - m) * wrong / (1.0 + r)
-            if not found <= differences[tile, k]:
+            # NaN stays.
+            if differences[tile, k] <= found or found != found:
                 differences[tile, k] = found
 
 

@@ -48,7 +48,7 @@ QUERIES, KEYS = 256, 1024
 
 @inlined
 def products_to_logits(row, scale, bias, mask, query, first_key, causal):
-    """row[j] = x of this query and key first_key + j; −∞ where it may not attend, but a NaN stays."""
+    """row[j] = x of this query and key first_key + j; −∞ where it may not attend."""
     if bias is None:
         for j in range(row.size):
             row[j] = row[j] * scale
@@ -59,10 +59,10 @@ def products_to_logits(row, scale, bias, mask, query, first_key, causal):
     if mask is not None:
         allowed = mask[first_key : first_key + row.size]
         for j in range(row.size):
-            row[j] = row[j] if allowed[j] or row[j] != row[j] else -np.inf
+            row[j] = row[j] if allowed[j] else -np.inf
     if causal:
         for j in range(max(query + 1 - first_key, 0), row.size):
-            row[j] = row[j] if row[j] != row[j] else -np.inf
+            row[j] = -np.inf
 
 
 @inlined
@@ -160,6 +160,12 @@ class Attention:
         self.causal = bool(causal)
         self.keys_each = min(block_size or KEYS, len(self.keys))
 
+    def is_sound(self):
+        """No NaN, and no infinity but masks in the bias; also where no query attends to it, which the kernels never
+        see."""
+        highest = all(array.max(initial=-np.inf) < np.inf for array in self.given.values())
+        return highest and all(a.min(initial=np.inf) > -np.inf for name, a in self.given.items() if name != "bias")
+
     def tiles(self):
         """Some queries at a time."""
         return [slice(a, min(a + QUERIES, len(self.queries))) for a in range(0, len(self.queries), QUERIES)]
@@ -249,6 +255,9 @@ def value(queries, keys, values, bias=None, mask=None, *, scale=None, causal=Fal
     """The output, one row for each query."""
     problem = Attention(queries, keys, values, bias, mask, scale, causal, block_size)
     output = empty_output(problem, out)
+    if not problem.is_sound():
+        output.fill(np.nan)
+        return output
     buffers = problem.buffers(1)
     for rows in problem.tiles():
         output[rows] = Tile(problem, rows, None, buffers).walk(True)
@@ -282,6 +291,10 @@ def gradients(problem, cotangent, out, output):
     shape = (len(problem.queries), problem.values.shape[1])
     weights = np.broadcast_to(np.asarray(cotangent), shape)
     results = empty_gradients(problem, out)
+    if not problem.is_sound():
+        for result in [*results.values()] + [output] * (output is not None):
+            result.fill(np.nan)
+        return tuple(results.values())
     # Of these every query adds its share, in the dtype in which the kernel computes.
     sums = {name: results[name].astype(problem.dtype, copy=False) for name in ("keys", "values")}
     for total in sums.values():

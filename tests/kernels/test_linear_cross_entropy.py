@@ -209,3 +209,11 @@ def test_bad_numbers_stay_in_their_row():
     found = linear_cross_entropy.value(hidden, classifier, labels)
     assert np.isnan(found[2])
     np.testing.assert_allclose(found[[0, 1, 3]], clean[[0, 1, 3]], rtol=1e-14)
+
+
+def test_the_filter_does_not_hide_a_bad_row():
+    hidden, classifier = 50 * np.eye(4), np.eye(40, 4)
+    arguments = {"labels": np.arange(4), "cotangent": np.ones(4), "filter_eps": 2.0**-12, "block_size": (4, 8)}
+    assert not linear_cross_entropy.vjp(hidden, classifier, **arguments)[1][8:].any()
+    hidden[1, 1] = np.nan
+    assert np.isnan(linear_cross_entropy.vjp(hidden, classifier, **arguments)[1][:, 1]).all()

@@ -127,6 +127,31 @@ def test_a_nan_does_not_hide_behind_the_mask():
             call(*arrays, bias, mask)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [("keys", (9, 0)), ("values", (9, 1)), ("bias", (1, 3)), ("bias", (1, 9))])
+def test_what_no_query_attends_to_is_not_passed_over(place, bad):
+    """Causal, six queries and ten keys, four at a time: key 9 is never visited."""
+    (queries, keys, values), _, _ = problem(6, 10, 2, 3)
+    given = {"queries": queries, "keys": keys, "values": values, "bias": np.zeros((6, 10))}
+    name, index = place
+    given[name][index] = bad
+    for call in (NUMBA, NUMBA.grad):
+        with pytest.raises(ValueError, match=rf"^{name}.*{bad}"):
+            call(**given, causal=True, block_size=4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_product_that_overflows_behind_the_mask_does_no_harm(causal):
+    arrays, cotangent, _ = problem(4, 5, 2, 3, np.float32)
+    arrays[1][4] = 3e38
+    cotangent[:] = 1
+    mask = None if causal else np.arange(5)[None, :].repeat(4, 0) < 4
+    found = NUMBA.value_and_grad(*arrays, mask=mask, causal=causal, cotangent=cotangent)
+    want = NUMPY.value_and_grad(*arrays, mask=mask, causal=causal, cotangent=cotangent)
+    assert np.isfinite(want[0]).all() and all(np.isfinite(x).all() for x in want[1])
+    close([found[0], *found[1]], [want[0], *want[1]], 20)
+
+
 def transient_bytes(call, *arrays, **options):
     """The most that was allocated at one time, less what was returned."""
     call(*arrays, **options)  # compiled
