@@ -41,9 +41,9 @@ from lossref.kernels.streaming_state import largest
 __all__ = ["value", "value_and_vjp", "vjp"]
 
 # Rows at a time: enough for the products to be bound by arithmetic, and not more than this many logits.
-ROWS, LOGITS = 1024, 1 << 24
+ROWS, LOGITS = 1024, 1 << 25
 # ∂C is added up this many classes at a time, so that each product is still in the cache when it is added.
-CLASSES = 4096
+CLASSES = 1024
 TILE = (128, 128)
 
 
@@ -275,12 +275,21 @@ class Gradients:
                 raise ValueError(f"out: expected a tuple of {len(given)} arrays")
             for array, target in zip(given, out, strict=True):
                 check_out(target, array.shape, array.dtype)
-        self.hidden = np.zeros(rows.hidden.shape, arguments.dtype)
-        direct = out is not None and out[1].dtype == arguments.dtype
-        self.classifier = out[1] if direct else np.empty(arguments.classifier.shape, arguments.dtype)
+        self.hidden, self.classifier = (self.sums(k, given) for k in range(2))
+        self.hidden = self.hidden.reshape(rows.hidden.shape)
+        self.hidden.fill(0)
         self.bias = None if arguments.bias is None else np.zeros(arguments.bias.shape)
         # Of the classifier's gradient nothing is written yet: the first product is stored, not added.
         self.written = np.zeros(arguments.classifier.shape[0], bool)
+        self.product = np.empty((min(CLASSES, len(self.classifier)), self.classifier.shape[1]), arguments.dtype)
+
+    def sums(self, k, given):
+        """Where the gradient of argument k is added up: in `out` if it can be, and if no argument is still needed
+        there."""
+        if self.out is None or self.out[k].dtype != self.arguments.dtype:
+            return np.empty(given[k].shape, self.arguments.dtype)
+        needed = any(np.may_share_memory(self.out[k], array) for array in given)
+        return np.empty_like(self.out[k]) if needed else self.out[k]
 
     def add(self, gradient, states, positions, spans):
         """One strip of G, rows × classes, of which only the spans of classes count."""
@@ -299,7 +308,9 @@ class Gradients:
         else:
             for start in range(first, last, CLASSES):
                 stop = min(start + CLASSES, last)
-                product = np.matmul(part[:, start - first : stop - first].T, states)
+                product = np.matmul(
+                    part[:, start - first : stop - first].T, states, out=self.product[: stop - start]
+                )
                 fresh = ~self.written[start:stop]
                 if fresh.any():
                     self.classifier[start:stop][fresh] = 0
@@ -315,6 +326,6 @@ class Gradients:
         if self.out is None:
             return tuple(f.astype(a.dtype, copy=False) for f, a in zip(found, given, strict=True))
         for f, target in zip(found, self.out, strict=True):
-            if f is not target:
+            if not np.may_share_memory(f, target):
                 target[...] = f
         return tuple(self.out)

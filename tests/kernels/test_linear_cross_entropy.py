@@ -217,3 +217,13 @@ def test_the_filter_does_not_hide_a_bad_row():
     assert not linear_cross_entropy.vjp(hidden, classifier, **arguments)[1][8:].any()
     hidden[1, 1] = np.nan
     assert np.isnan(linear_cross_entropy.vjp(hidden, classifier, **arguments)[1][:, 1]).all()
+
+
+def test_out_may_be_the_arguments_themselves():
+    hidden, classifier, labels, cotangent, _ = problem(np.random.default_rng(8), 300, 60, 9, np.float64)
+    expected = linear_cross_entropy.value_and_vjp(hidden, classifier, labels, cotangent=cotangent)
+    terms, found = linear_cross_entropy.value_and_vjp(
+        hidden, classifier, labels, cotangent=cotangent, block_size=(64, 60), out=(hidden, classifier)
+    )
+    assert found[0] is hidden and found[1] is classifier
+    close([terms, *found], [expected[0], *expected[1]], np.float64)
