@@ -229,9 +229,12 @@ def _all_rows(plan: Plan, pools: list) -> Iterator[Row]:
 
 
 def _memory(plan: Plan, rows: list[Row], progress: Progress) -> Iterator[Row]:
-    """Peak memory of everybody who computes a gradient, each in a process of its own; of cross-entropy for the last
-    table only, because the others of that size need as much. Quickly: of the Numba path and PyTorch alone."""
-    tables = [problem for problem in plan.problems if problem.kernel == "cross_entropy"][-1:]
+    """Peak memory of everybody who computes a gradient, each in a process of its own; of cross-entropy and attention
+    for the last table only, because the others of that size need as much. Quickly: of the Numba path and PyTorch
+    alone."""
+    tables = []
+    for kernel in ("cross_entropy", "softmax_attention"):
+        tables += [problem for problem in plan.problems if problem.kernel == kernel][-1:]
     tables += [problem for problem in plan.problems if problem.kernel == "linear_cross_entropy"]
     asked = []
     for problem in tables:
