@@ -1,6 +1,6 @@
 """One command for a machine with a GPU: run the tests of tests/cuda on it, time every rung, write what came out.
 
-    python -m lossref_cuda.device_check result.json
+    python -m lossref_cuda.device_check                # docs/benchmarks/<device>.json and .svg
     python -m lossref_cuda.device_check result.json --skip-tests --rows 4096 --columns 50257
 
 A rung is judged by its share of the copy rate: the bytes that the computation has to move at least (each input read
@@ -9,7 +9,10 @@ reaches. A rung that reads the row twice can reach at most two thirds, unless th
 
 Linear cross-entropy is judged by its three matrix products alone, as the same rung makes them chunk by chunk, and by
 what it allocates beyond the gradients. Where PyTorch is installed with CUDA its tensors are passed, and its GEMM is one
-of the rungs.
+of the rungs. Attention is bound by its seven products, two forward and five backward: their operations a second, and
+PyTorch's attention beside it.
+
+Beside the result stands a plot of the shares, PATH.svg, if Matplotlib is there.
 
 In the simulator (NUMBA_ENABLE_CUDASIM=1) the command runs too, on tiny arrays, to try the command itself: the times
 mean nothing there and are marked so.
@@ -21,6 +24,7 @@ import argparse
 import importlib
 import json
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -33,7 +37,8 @@ from typing import Any, NamedTuple
 
 import lossref_cuda
 
-COMPUTATIONS = ("logsumexp", "softmax", "log_softmax", "cross_entropy")
+COMPUTATIONS = ("logsumexp", "softmax", "log_softmax", "cross_entropy", "top_k_softmax")
+EXPERTS = 8  # that a top-k gate chooses
 
 
 class Timing(NamedTuple):
@@ -64,6 +69,19 @@ class LinearTiming(NamedTuple):
     output_bytes: int  # the gradients
     chunk_bytes: int  # the logits of one chunk, and G beside them where the library wants it in 16 bits
     peak_bytes: int  # the most that the call held at once, outputs included
+    times_torch: float | None
+
+
+class AttentionTiming(NamedTuple):
+    """One rung of attention, value and gradients."""
+
+    rung: str
+    queries: int
+    features: int
+    keys: int
+    dtype: str
+    seconds: float
+    gigaflops_per_second: float
     times_torch: float | None
 
 
@@ -121,6 +139,7 @@ def measure(rows: int, columns: int, dtype: str, repeat: int) -> list[Timing]:
     import numpy as np
     from numba import cuda
 
+    from lossref_cuda import top_k_softmax
     from lossref_cuda.device_arrays import Call
 
     rng = np.random.default_rng(0)
@@ -130,6 +149,7 @@ def measure(rows: int, columns: int, dtype: str, repeat: int) -> list[Timing]:
     labels = cuda.to_device(rng.integers(0, columns, rows))
     ones = cuda.to_device(np.ones(1, np.float64 if dtype == "float64" else np.float32))
     call = Call(x, stream=0)
+    gate = top_k_softmax.Problem(x, min(EXPERTS, columns), None, 0)
     copied = time_of(lambda: y.copy_to_device(x), repeat)
     copy_rate = rate(2 * host.nbytes, copied)
     torch_seconds = time_torch(host, repeat)
@@ -142,6 +162,7 @@ def measure(rows: int, columns: int, dtype: str, repeat: int) -> list[Timing]:
                 "cross_entropy": lambda module=module, rung=rung: module.launch(
                     call, x, labels, None, ones, value, y, rung=rung
                 ),
+                "top_k_softmax": lambda rung=rung: gate.launch(0, rung, y),
             }.get(computation, lambda module=module, rung=rung: module.launch(call, x, y, rung=rung))
             if rung == "row_on_chip" and columns * host.itemsize > module.CHIP_BYTES:
                 continue
@@ -239,6 +260,32 @@ def measure_linear(
     return found
 
 
+def measure_attention(queries: int, features: int, keys: int, dtype: str, repeat: int) -> list[AttentionTiming]:
+    """Every rung, value and gradients."""
+    import numpy as np
+    from numba import cuda
+
+    from lossref_cuda import softmax_attention
+
+    rng = np.random.default_rng(0)
+    host = [rng.normal(size=(n, features)).astype(dtype) for n in (queries, keys, keys)]
+    arrays = [cuda.to_device(array) for array in host]
+    ones = cuda.to_device(np.ones_like(host[0]))
+    operations = 7 * 2 * queries * features * keys
+    peer = time_torch_attention(host, repeat)
+    found = []
+    for rung in softmax_attention.RUNGS:
+        seconds = time_of(
+            lambda rung=rung: softmax_attention.value_and_vjp(*arrays, cotangent=ones, rung=rung),
+            repeat,
+        )
+        ratio = None if peer is None else seconds / peer
+        found.append(
+            AttentionTiming(rung, queries, features, keys, dtype, seconds, rate(operations, seconds), ratio)
+        )
+    return found
+
+
 def _on_device(hidden: Any, classifier: Any, labels: Any, dtype: str) -> tuple[Any, ...]:
     """As PyTorch's tensors if it can, else as Numba's arrays."""
     from numba import cuda
@@ -307,6 +354,21 @@ def time_torch_linear(hidden: Any, classifier: Any, labels: Any, dtype: str, rep
         return None
 
 
+def time_torch_attention(host: list[Any], repeat: int) -> float | None:
+    """Forward and backward of PyTorch's attention."""
+    torch = _torch_with_cuda()
+    if torch is None:
+        return None
+    arrays = [torch.from_numpy(array).cuda().requires_grad_() for array in host]
+
+    def forward_and_backward() -> None:
+        # A batch and a head of one: the fused kernels take four dimensions.
+        output = torch.nn.functional.scaled_dot_product_attention(*(x[None, None] for x in arrays))
+        torch.autograd.grad(output, arrays, torch.ones_like(output))
+
+    return _time_of_torch(torch, forward_and_backward, repeat)
+
+
 def time_torch(host: Any, repeat: int) -> dict[str, float]:
     """The same with PyTorch, if it is installed with CUDA; of cross-entropy forward and backward."""
     torch = _torch_with_cuda()
@@ -319,11 +381,16 @@ def time_torch(host: Any, repeat: int) -> dict[str, float]:
         logits = x.detach().requires_grad_()
         torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
 
+    def gate():
+        best, places = x.topk(min(EXPERTS, x.shape[1]), dim=-1)
+        return torch.zeros_like(x).scatter_(-1, places, best.softmax(-1))
+
     calls = {
         "logsumexp": lambda: torch.logsumexp(x, -1),
         "softmax": lambda: torch.softmax(x, -1),
         "log_softmax": lambda: torch.log_softmax(x, -1),
         "cross_entropy": forward_and_backward,
+        "top_k_softmax": gate,
     }
     return {name: _time_of_torch(torch, call, repeat) for name, call in calls.items()}
 
@@ -369,13 +436,41 @@ def describe_device() -> dict[str, Any]:
     }
 
 
+def draw(timings: list[Timing], title: str, file: Path) -> None:
+    """The share of the copy rate of each rung, one line a shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    lines = list(dict.fromkeys((one.computation, one.rows, one.columns, one.dtype) for one in timings))
+    rungs = list(dict.fromkeys(one.rung for one in timings))
+    figure, axes = plt.subplots(figsize=(10, 1.5 + 0.28 * len(lines)), layout="constrained")
+    for number, rung in enumerate(rungs):
+        mine = [one for one in timings if one.rung == rung]
+        heights = [lines.index((one.computation, one.rows, one.columns, one.dtype)) for one in mine]
+        shares = [one.share_of_copy for one in mine]
+        axes.plot(shares, heights, "os^vD<>P*X"[number % 10], color=f"C{number % 10}", label=rung, ms=6)
+    axes.axvline(1, color="black", lw=1)
+    axes.set_yticks(range(len(lines)), [f"{name} {rows}×{columns} {dtype}" for name, rows, columns, dtype in lines])
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the rate of a copy on the device", title=title, xlim=(0, None))
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(file)
+    plt.close(figure)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lossref_cuda.device_check", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("result", type=Path, help="the JSON file to write")
+    parser.add_argument(
+        "result", type=Path, nargs="?", help="the JSON file to write; without it docs/benchmarks/<device>.json"
+    )
     parser.add_argument("--rows", type=int, action="append", help="with --columns, a shape; may be repeated")
     parser.add_argument("--columns", type=int, action="append")
     parser.add_argument("--linear", action="append", help="ROWSxFEATURESxCLASSES; may be repeated")
+    parser.add_argument("--attention", action="append", help="QUERIESxFEATURESxKEYS; may be repeated")
     parser.add_argument("--dtype", action="append", choices=("float16", "bfloat16", "float32", "float64"))
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--skip-tests", action="store_true")
@@ -388,10 +483,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rows and --columns come in pairs")
     device = describe_device()
     real = device["times_mean_something"]
+    if chosen.result is None and not real:
+        parser.error("result: in the simulator, say where to write")
+    path = chosen.result or Path("docs/benchmarks", re.sub(r"\W+", "_", device["name"].lower()) + ".json")
     shapes = list(zip(chosen.rows or (), chosen.columns or (), strict=True))
     shapes = shapes or ([(8192, 1000), (8192, 8192), (4096, 50257), (8, 2**20)] if real else [(2, 40)])
     linear = [tuple(map(int, text.split("x"))) for text in chosen.linear or ()]
     linear = linear or ([(8192, 2304, 32000), (8192, 2304, 128000)] if real else [(6, 3, 9)])
+    attention = [tuple(map(int, text.split("x"))) for text in chosen.attention or ()]
+    attention = attention or ([(2048, 64, 2048), (4096, 128, 16384)] if real else [(3, 2, 5)])
     dtypes = chosen.dtype or (["float32", "float16"] if real else ["float32"])
     tests = {"ran": False, "reason": "--skip-tests"} if chosen.skip_tests else run_tests()
     timings = [
@@ -405,14 +505,26 @@ def main(arguments: list[str] | None = None) -> int:
     linear_timings = [
         one for shape in linear for dtype in linear_dtypes for one in measure_linear(*shape, dtype, chosen.repeat)
     ]
+    attention_timings = [
+        one
+        for shape in attention
+        for dtype in dtypes
+        if dtype != "bfloat16"
+        for one in measure_attention(*shape, dtype, chosen.repeat)
+    ]
     result = {
         "device": device,
         "python": platform.python_version(),
         "tests": tests,
         "timings": [one._asdict() for one in timings],
         "linear_cross_entropy": [one._asdict() for one in linear_timings],
+        "softmax_attention": [one._asdict() for one in attention_timings],
     }
-    chosen.result.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    try:
+        draw(timings, device["name"] + ("" if real else ", whose times mean nothing"), path.with_suffix(".svg"))
+    except ImportError as missing:
+        print(f"No plot: {missing}.", file=sys.stderr)
     for one in timings:
         print(
             f"{one.computation:14} {one.rung:28} {one.rows}x{one.columns} {one.dtype}  "
@@ -425,6 +537,12 @@ def main(arguments: list[str] | None = None) -> int:
             f"linear_cross_entropy {line.rung:22} {line.rows}x{line.features}x{line.classes} {line.dtype}  "
             f"{line.seconds:.4g} s  {line.times_products:5.2f} x its products  beyond outputs {beyond:5.2f} chunks"
             + ("" if line.times_torch is None else f"  {line.times_torch:5.2f} x torch's time")
+        )
+    for each in attention_timings:
+        print(
+            f"softmax_attention {each.rung:22} {each.queries}x{each.features}x{each.keys} {each.dtype}  "
+            f"{each.seconds:.4g} s  {each.gigaflops_per_second:8.1f} GFLOP/s"
+            + ("" if each.times_torch is None else f"  {each.times_torch:5.2f} x torch's time")
         )
     return 0 if not tests["ran"] or tests["passed"] else 1
 

@@ -1,6 +1,7 @@
-"""What the CPU kernels have to reach in float32, as ratios of medians in one run; and whether they do.
+"""What the kernels have to reach in float32, as ratios of medians in one run; and whether they do.
 
-A bar that has no measurement (a size that was left out, a peer that is not installed) is not decided.
+Those of the CPU are about fixed sizes, those of a GPU about every size that was measured there. A bar that has no
+measurement (a size that was left out, a peer that is not installed) is not decided.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ LARGE_TABLES = ((4096, 32000), (1024, 128000), (512, 256000))
 LINEAR = ((2048, 512, 32000), (1024, 512, 128000))
 SHORT_ROWS = (4096, 1000)
 DEVICE = "device"  # where a CPU's rows name the allocator
+FEW_ROWS = 32  # fewer than a GPU has multiprocessors: each row must be split
+MANY_CLASSES = 32_000
 
 
 @dataclass
@@ -57,6 +60,15 @@ class Measured:
             and output in (None, row.output)
         ]
         return min(fitting, default=None)
+
+
+    def on_gpu(self, kernel: str) -> dict[tuple[int, ...], list[Row]]:
+        """The times of every rung, by shape."""
+        found: dict[tuple[int, ...], list[Row]] = {}
+        for row in self.rows:
+            if (row.kernel, row.provider, row.metric) == (kernel, "lossref cuda", "time"):
+                found.setdefault(tuple(row.shape), []).append(row)
+        return found
 
 
 def ratio(a: float | None, b: float | None) -> float | None:
@@ -107,6 +119,26 @@ def _logsumexp(m: Measured) -> Iterator[Bar]:
     yield Bar("logsumexp, rows of 1000 : torch", SHORT_ROWS, 1.0, ratio(ours, peer))
 
 
+def _share_of_the_copy(kernel: str, of_many_rows: float, rung: str | None):
+    def shares(m: Measured) -> Iterator[Bar]:
+        for shape, rungs in m.on_gpu(kernel).items():
+            few = shape[0] < FEW_ROWS
+            fitting = [row.share_of_limit for row in rungs if few or rung in (None, row.algorithm)]
+            share = max((share for share in fitting if share is not None), default=None)
+            what = f"{kernel}{f' {rung}' if rung and not few else ''} on the GPU, share of the copy rate"
+            if share is not None:
+                yield Bar(what, shape, 0.62 if few else of_many_rows, share, at_least=True)
+
+    return shares
+
+
+def _softmax_beside_torch_on_gpu(m: Measured) -> Iterator[Bar]:
+    for shape, rungs in m.on_gpu("softmax").items():
+        ratios = [row.ratio_to["torch"] for row in rungs if "torch" in row.ratio_to]
+        if ratios and shape[1] >= MANY_CLASSES:
+            yield Bar("softmax on the GPU : torch", shape, 1.0, min(ratios))
+
+
 def _short_rows(kernel: str):
     def short(m: Measured) -> Iterator[Bar]:
         ours = m.number(kernel, SHORT_ROWS, "lossref numba", allocator=KEPT)
@@ -146,7 +178,10 @@ def _linear_cross_entropy(m: Measured) -> Iterator[Bar]:
 
 _BARS = [
     ("softmax", _softmax),
+    ("softmax", _share_of_the_copy("softmax", 0.85, "row_on_chip")),
+    ("softmax", _softmax_beside_torch_on_gpu),
     ("logsumexp", _logsumexp),
+    ("logsumexp", _share_of_the_copy("logsumexp", 0.9, None)),
     ("log_softmax", _short_rows("log_softmax")),
     ("cross_entropy", _short_rows("cross_entropy")),
     ("cross_entropy", _cross_entropy),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from .problems import Problem
 from .rows import Row
 
-LINEAR = "linear_cross_entropy"
+LINEAR, ATTENTION = "linear_cross_entropy", "softmax_attention"
 
 
 def not_run() -> tuple[str, str] | None:
@@ -26,6 +26,7 @@ def measure(problems: Iterable[Problem], repeat: int) -> list[Row]:
     problems = list(problems)
     wanted = [problem for problem in problems if problem.kernel in device_check.COMPUTATIONS]
     rows = [row for problem in problems if problem.kernel == LINEAR for row in _linear(problem, repeat, name)]
+    rows += [row for problem in problems if problem.kernel == ATTENTION for row in _attention(problem, repeat, name)]
     for shape, dtype in dict.fromkeys((problem.shape, problem.dtype) for problem in wanted):
         kernels = {problem.kernel: problem for problem in wanted if (problem.shape, problem.dtype) == (shape, dtype)}
         for one in device_check.measure(*shape, dtype, repeat):
@@ -42,6 +43,20 @@ def measure(problems: Iterable[Problem], repeat: int) -> list[Row]:
                 )
             )  # fmt: skip
     return rows
+
+
+def _attention(problem: Problem, repeat: int, machine: str) -> Iterator[Row]:
+    from lossref_cuda import device_check
+
+    queries, features, keys = problem.shape
+    for one in device_check.measure_attention(queries, features, keys, problem.dtype, repeat):
+        yield Row(
+            ATTENTION, problem.computes, "lossref cuda", one.rung, "fresh", "device", "time", "s",
+            list(problem.shape), problem.dtype, 0, repeat, None, one.seconds, None,
+            least_bytes=problem.least_bytes, flops=problem.flops,
+            gigabytes_per_second=problem.least_bytes / one.seconds / 1e9,
+            ratio_to={} if one.times_torch is None else {"torch": one.times_torch}, machine=machine,
+        )  # fmt: skip
 
 
 def _linear(problem: Problem, repeat: int, machine: str) -> Iterator[Row]:

@@ -211,14 +211,20 @@ def _all_rows(plan: Plan, pools: list) -> Iterator[Row]:
                 "wait": plan.wait / len(plan.allocators),
                 "errors": plan.errors and allocator == plan.allocators[0],
             }
-            for answer in ask("lossref.bench.process", request, plan.threads, allocator):
-                if "now" in answer:
-                    progress.update(task, description=f"{answer['now']}, {allocator}")
-                elif "rows" in answer:
-                    found += from_json(answer["rows"])
-                    progress.advance(task)
-                elif not pools:
-                    pools += answer["pools"]
+            now = "nothing"
+            try:
+                for answer in ask("lossref.bench.process", request, plan.threads, allocator):
+                    if "now" in answer:
+                        now = answer["now"]
+                        progress.update(task, description=f"{now}, {allocator}")
+                    elif "rows" in answer:
+                        found += from_json(answer["rows"])
+                        progress.advance(task)
+                    elif not pools:
+                        pools += answer["pools"]
+            except RuntimeError as problem:  # what was measured before is kept
+                alone = "run it alone, with --kernel, --size and --peer, to see who is to blame"
+                plan.not_run.append((f"{now} and what follows, {allocator}", str(problem), alone))
         found += _memory(plan, found, progress)
         if "cuda" in plan.paths and not any(what == "path cuda" for what, _, _ in plan.not_run):
             from lossref.bench import device
@@ -248,8 +254,12 @@ def _memory(plan: Plan, rows: list[Row], progress: Progress) -> Iterator[Row]:
     for problem, one in asked:
         request = {"kernel": problem.kernel, "shape": problem.shape, "dtype": problem.dtype}
         request |= {"provider": one.provider, "algorithm": one.algorithm, "output": one.output}
-        (answer,) = ask("lossref.bench.memory", request, plan.threads)
         progress.advance(task)
+        try:
+            (answer,) = ask("lossref.bench.memory", request, plan.threads)
+        except RuntimeError as failed:
+            plan.not_run.append((f"peak memory of {one.provider}, {problem.kernel}", str(failed), "run it alone"))
+            continue
         risen = answer["bytes"]
         results = problem.output_bytes if one.output == "fresh" else 0
         for metric, number in (("peak memory", risen), ("transient", max(0, risen - results))):

@@ -18,6 +18,7 @@ from lossref.bench import device
 from lossref.bench.problems import Problem
 
 problems = [Problem("linear_cross_entropy", (4, 2, 6)), Problem("logsumexp", (2, 40)), Problem("gemm", (2, 2, 2))]
+problems += [Problem("top_k_softmax", (2, 40)), Problem("softmax_attention", (3, 2, 5))]
 print(json.dumps([asdict(row) for row in device.measure(problems, 1)]))
 """
 
@@ -29,7 +30,12 @@ def test_rows_in_the_simulator():
     )
     assert run.returncode == 0, run.stderr
     rows = json.loads(run.stdout)
-    assert {row["kernel"] for row in rows} == {"linear_cross_entropy", "logsumexp"}
+    kernels = {"linear_cross_entropy", "logsumexp", "top_k_softmax", "softmax_attention"}
+    assert {row["kernel"] for row in rows} == kernels
+    attention = {row["algorithm"]: row for row in rows if row["kernel"] == "softmax_attention"}
+    assert set(attention) == {"one_thread_per_query", "block_per_query_tile"}
+    assert all(row["metric"] == "time" and row["flops"] > 7 * 2 * 3 * 2 * 5 for row in attention.values())
+    assert len([row for row in rows if row["kernel"] == "top_k_softmax"]) == 2
     linear = [row for row in rows if row["kernel"] == "linear_cross_entropy"]
     assert {row["algorithm"] for row in linear} == {"one_thread_per_entry", "shared_memory_tiles"}
     tiles = {row["metric"]: row for row in linear if row["algorithm"] == "shared_memory_tiles"}
@@ -54,3 +60,28 @@ def test_bars():
     assert products.verdict == "missed"
     memory = found["linear_cross_entropy on the GPU, transient memory : one chunk"]
     assert (memory.measured, memory.verdict) == (1.05, "met")
+
+
+def test_bars_of_kernels_that_move_memory():
+    def row(kernel, shape, rung, share, torch=None):
+        return Row(
+            kernel, "value", "lossref cuda", rung, "out=", "device", "time", "s", list(shape), "float32", 0, 1,
+            None, 1.0, None, share_of_limit=share, ratio_to={} if torch is None else {"torch": torch},
+        )  # fmt: skip
+
+    rows = [
+        row("softmax", (8192, 1000), "row_on_chip", 0.84),
+        row("softmax", (8192, 1000), "vectorised", 0.99),  # reads twice, from a cache: not what the bar is about
+        row("softmax", (4096, 50257), "vectorised", 0.6, torch=0.97),
+        row("softmax", (4096, 50257), "two_pass", 0.6, torch=1.2),
+        row("softmax", (8, 2**20), "long_row_split_over_blocks", 0.63, torch=1.1),
+        row("logsumexp", (8192, 1000), "one_warp_per_row", 0.91),
+    ]
+    found = {(bar.what, bar.shape): bar for bar in bars(rows) if bar.measured is not None}
+    assert {key: bar.verdict for key, bar in found.items()} == {
+        ("softmax row_on_chip on the GPU, share of the copy rate", (8192, 1000)): "missed",
+        ("softmax on the GPU, share of the copy rate", (8, 2**20)): "met",
+        ("softmax on the GPU : torch", (4096, 50257)): "met",
+        ("softmax on the GPU : torch", (8, 2**20)): "missed",
+        ("logsumexp on the GPU, share of the copy rate", (8192, 1000)): "met",
+    }

@@ -14,6 +14,7 @@ from lossref.bench.contenders import largest_relative_error
 from lossref.bench.problems import KERNELS, Problem
 from lossref.bench.process import KEPT, SHIPPED, environment, on_cores
 from lossref.bench.rows import from_json
+from lossref.cli import measuring
 
 SMALL = {"linear_cross_entropy": (6, 8, 40), "softmax_attention": (6, 8, 40), "gemm": (4, 5, 6)}
 
@@ -121,6 +122,23 @@ def test_the_childs_cores_are_limited_and_ours_come_back():
     with on_cores(1):
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
+
+
+def test_what_was_measured_before_a_child_breaks_is_kept(monkeypatch):
+    plan = measuring._plan(["logsumexp"], ["numba"], ["4x10", "2x10"], "float32", 1, ["none"], "shipped", 0.01, True)
+    asked = process.ask
+
+    def breaks(module, request, threads, allocator=SHIPPED):
+        for answer in asked(module, request, threads, allocator):
+            if answer.get("now") == "logsumexp 2×10":
+                raise RuntimeError("the measuring process ended with status -6: it is only a test")
+            yield answer
+
+    monkeypatch.setattr(measuring, "ask", breaks)
+    rows = list(measuring._all_rows(plan, []))
+    assert {tuple(row.shape) for row in rows if row.provider == "lossref numba"} == {(4, 10)}
+    ((what, why, _),) = plan.not_run
+    assert what == "logsumexp 2×10 and what follows, as shipped" and "status -6" in why
 
 
 def test_a_child_that_breaks_says_why():

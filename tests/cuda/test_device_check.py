@@ -29,6 +29,15 @@ def test_says_what_is_missing(monkeypatch, tmp_path, capsys):
     assert "no driver. Way out: install one." in capsys.readouterr().err
 
 
+def test_writes_nothing_from_the_simulator_where_results_belong(monkeypatch, capsys):
+    monkeypatch.setattr(lossref_cuda, "availability", lambda: lossref_cuda.Availability(True, "", ""))
+    simulated = {"name": "simulator", "times_mean_something": False}
+    monkeypatch.setattr(device_check, "describe_device", lambda: simulated)
+    with pytest.raises(SystemExit):
+        device_check.main([])
+    assert "say where to write" in capsys.readouterr().err
+
+
 def test_runs_in_the_simulator(tmp_path):
     path = tmp_path / "result.json"
     command = [sys.executable, "-m", "lossref_cuda.device_check", str(path), "--skip-tests"]
@@ -38,7 +47,11 @@ def test_runs_in_the_simulator(tmp_path):
     assert result["device"] == {"name": "simulator", "times_mean_something": False}
     seen = {(one["computation"], one["rung"]) for one in result["timings"]}
     assert ("softmax", "row_on_chip") in seen
-    assert len(seen) == 24
+    assert len(seen) == 26
+    assert {one["rung"] for one in result["softmax_attention"]} == {"one_thread_per_query", "block_per_query_tile"}
+    assert all(one["gigaflops_per_second"] > 0 for one in result["softmax_attention"])
+    drawn = path.with_suffix(".svg").read_text()
+    assert "row_on_chip" in drawn and "top_k_softmax 2×40 float32" in drawn
     linear = {one["rung"]: one for one in result["linear_cross_entropy"]}
     assert set(linear) == {"one_thread_per_entry", "shared_memory_tiles"}  # float32, and nobody's library
     for one in linear.values():
