@@ -10,6 +10,7 @@ from lossref.kernels.lanes import (
     load,
     load_tail,
     misalignment,
+    prefetch,
     store,
     store_around_caches,
     store_tail,
@@ -18,6 +19,8 @@ from lossref.kernels.lanes import (
 )
 
 __all__ = ["write", "write_beside"]
+
+AHEAD = 2048
 
 
 @inlined
@@ -32,6 +35,7 @@ def write(formula, row, constants, out, around_caches):
             store_around_caches(out, j, formula(load(row, j), constants))
     else:
         for j in range(0, whole(row), width(row)):
+            prefetch(out, j + AHEAD)
             store(out, j, formula(load(row, j), constants))
     if whole(row) < row.size:
         store_tail(out, whole(row), formula(load_tail(row, whole(row), 0.0), constants))
@@ -53,6 +57,7 @@ def write_beside(formula, row, other, constants, out, around_caches):
             store_around_caches(out, j, formula(load(row, j), load(other, j), constants))
     else:
         for j in range(0, whole(row), width(row)):
+            prefetch(out, j + AHEAD)
             store(out, j, formula(load(row, j), load(other, j), constants))
     if whole(row) < row.size:
         tail, beside = load_tail(row, whole(row), 0.0), load_tail(other, whole(row), 0.0)
