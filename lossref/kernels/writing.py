@@ -2,7 +2,8 @@
 
 A result that is larger than the caches is stored around them: an ordinary store reads the line from memory
 before it writes it. Such stores need addresses that are multiples of 64 bytes, so the row's first few
-elements are written apart.
+elements are written apart. A smaller result is asked for in advance: else a store waits for its line, and the
+arithmetic waits for the stores.
 """
 
 from lossref.kernels.compilation import inlined
