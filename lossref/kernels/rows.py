@@ -198,22 +198,20 @@ def in_parallel(work, parts):
     return [first] + [other.result() for other in others]
 
 
-if sys.platform == "linux":
-    _current_core = ctypes.CDLL(None).sched_getcpu
+_current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
 
-    def keep_off_this_core():
-        """Let the pool's threads run on every core that the caller may use but the one it is on."""
-        cores = os.sched_getaffinity(0) - {_current_core()}
-        for worker, allowed in list(_workers.items()):
-            if cores and cores != allowed:
-                with contextlib.suppress(OSError):  # a matter of speed only
-                    os.sched_setaffinity(worker, cores)
-                _workers[worker] = cores
 
-else:
-
-    def keep_off_this_core():
-        """Elsewhere this is left to the scheduler."""
+def keep_off_this_core():
+    """Let the pool's threads run on every core that the caller may use but the one it is on. (On Linux; elsewhere
+    this is left to the scheduler.)"""
+    if _current_core is None:
+        return
+    cores = os.sched_getaffinity(0) - {_current_core()}
+    for worker, allowed in list(_workers.items()):
+        if cores and cores != allowed:
+            with contextlib.suppress(OSError):  # a matter of speed only
+                os.sched_setaffinity(worker, cores)
+            _workers[worker] = cores
 
 
 def thread_count():

@@ -136,7 +136,7 @@ def test_a_forked_process_has_threads_of_its_own():
     assert subprocess.run([sys.executable, "-c", FORKING], check=False, timeout=60).returncode == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="here the scheduler alone chooses cores")
+@pytest.mark.skipif(not rows._current_core, reason="here the scheduler alone chooses cores")
 def test_other_threads_are_kept_off_the_callers_core(monkeypatch):
     cores = os.sched_getaffinity(0)
     if len(cores) < 2:
