@@ -54,7 +54,13 @@ def _annealed(cost, a, b, f, g, epsilon, max_iterations, tolerance):
     """Sinkhorn's two softmaxes taking turns, finished by Newton's method, for ε falling from the range of the cost.
 
     The sweeps alone need about exp(range / ε) turns in the worst case; each stage here starts next to its solution.
+    Fewer than 64 bits are not enough for it: an almost singular Newton step magnifies their rounding.
     """
+    if ml_dtypes.finfo(cost.dtype).bits < 64:
+        cost_, a_, b_, f, g = (x.astype(np.float64) for x in (cost, a, b, f, g))
+        f, g = _annealed(cost_, a_ / a_.sum(), b_ / b_.sum(), f, g, float(epsilon), max_iterations, tolerance)
+        f = f.astype(cost.dtype)
+        return f, soft_minimum(cost.T, a, f, epsilon)  # the masses of b to the last bit
     eps = float(ml_dtypes.finfo(cost.dtype).eps)
     stages = [epsilon]
     while stages[-1] < np.ptp(cost) / 4:
