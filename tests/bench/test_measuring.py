@@ -102,11 +102,12 @@ def test_errors_are_found():
 
 def test_the_rise_of_memory_is_found():
     def allocate():
-        return np.ones(30 << 20, np.uint8), np.ones(10 << 20, np.uint8).sum()
+        # Blocks so large come from the system, whatever other tests have left in the allocator's pools.
+        return np.ones(70 << 20, np.uint8), np.ones(40 << 20, np.uint8).sum()
 
     risen, how = memory.rise(allocate)
     if how == "VmHWM":
-        assert 38 << 20 <= risen <= 44 << 20
+        assert 107 << 20 <= risen <= 116 << 20
 
 
 def test_every_library_gets_the_same_threads():
