@@ -38,7 +38,6 @@ from typing import Any, NamedTuple
 import lossref_cuda
 
 COMPUTATIONS = ("logsumexp", "softmax", "log_softmax", "cross_entropy", "top_k_softmax")
-EXPERTS = 8  # that a top-k gate chooses
 
 
 class Timing(NamedTuple):
@@ -134,8 +133,8 @@ def time_of(launch: Callable[[], Any], repeat: int) -> float:
     return statistics.median(times)
 
 
-def measure(rows: int, columns: int, dtype: str, repeat: int) -> list[Timing]:
-    """Every rung of every computation on one shape."""
+def measure(rows: int, columns: int, dtype: str, repeat: int, experts: int = 8) -> list[Timing]:
+    """Every rung of every computation on one shape; a top-k gate chooses so many experts."""
     import numpy as np
     from numba import cuda
 
@@ -149,10 +148,11 @@ def measure(rows: int, columns: int, dtype: str, repeat: int) -> list[Timing]:
     labels = cuda.to_device(rng.integers(0, columns, rows))
     ones = cuda.to_device(np.ones(1, np.float64 if dtype == "float64" else np.float32))
     call = Call(x, stream=0)
-    gate = top_k_softmax.Problem(x, min(EXPERTS, columns), None, 0)
+    experts = min(experts, columns)
+    gate = top_k_softmax.Problem(x, experts, None, 0)
     copied = time_of(lambda: y.copy_to_device(x), repeat)
     copy_rate = rate(2 * host.nbytes, copied)
-    torch_seconds = time_torch(host, repeat)
+    torch_seconds = time_torch(host, repeat, experts)
     found = []
     for computation in COMPUTATIONS:
         module = importlib.import_module(f"lossref_cuda.{computation}")
@@ -369,7 +369,7 @@ def time_torch_attention(host: list[Any], repeat: int) -> float | None:
     return _time_of_torch(torch, forward_and_backward, repeat)
 
 
-def time_torch(host: Any, repeat: int) -> dict[str, float]:
+def time_torch(host: Any, repeat: int, experts: int) -> dict[str, float]:
     """The same with PyTorch, if it is installed with CUDA; of cross-entropy forward and backward."""
     torch = _torch_with_cuda()
     if torch is None:
@@ -382,7 +382,7 @@ def time_torch(host: Any, repeat: int) -> dict[str, float]:
         torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
 
     def gate():
-        best, places = x.topk(min(EXPERTS, x.shape[1]), dim=-1)
+        best, places = x.topk(experts, dim=-1)
         return torch.zeros_like(x).scatter_(-1, places, best.softmax(-1))
 
     calls = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .problems import Problem
+from .problems import EXPERTS, Problem
 from .rows import Row
 
 LINEAR, ATTENTION = "linear_cross_entropy", "softmax_attention"
@@ -29,7 +29,7 @@ def measure(problems: Iterable[Problem], repeat: int) -> list[Row]:
     rows += [row for problem in problems if problem.kernel == ATTENTION for row in _attention(problem, repeat, name)]
     for shape, dtype in dict.fromkeys((problem.shape, problem.dtype) for problem in wanted):
         kernels = {problem.kernel: problem for problem in wanted if (problem.shape, problem.dtype) == (shape, dtype)}
-        for one in device_check.measure(*shape, dtype, repeat):
+        for one in device_check.measure(*shape, dtype, repeat, EXPERTS):
             if one.computation not in kernels:
                 continue
             problem = kernels[one.computation]

@@ -163,8 +163,8 @@ class Attention:
     def is_sound(self):
         """No NaN, and no infinity but masks in the bias; also where no query attends to it, which the kernels never
         see."""
-        highest = all(array.max(initial=-np.inf) < np.inf for array in self.given.values())
-        return highest and all(a.min(initial=np.inf) > -np.inf for name, a in self.given.items() if name != "bias")
+        below = all(array.max(initial=-np.inf) < np.inf for array in self.given.values())  # NaN is not
+        return below and all(a.min(initial=np.inf) > -np.inf for name, a in self.given.items() if name != "bias")
 
     def tiles(self):
         """Some queries at a time."""

@@ -21,6 +21,7 @@ from lossref.kernels.lanes import (
 
 __all__ = ["write", "write_beside"]
 
+# So many elements in advance.
 AHEAD = 2048
 
 
