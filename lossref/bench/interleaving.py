@@ -6,7 +6,7 @@ A turn is: a pause, `WARM` seconds of calls that are not timed, one sample.
 The pause lets other thread pools go to sleep. After a call, the threads of OpenBLAS (26 ms) and of OpenMP (some
 milliseconds) go on spinning in wait for more work, and on a small machine they would take a core from the next
 contender. The untimed calls wake the contender's own threads up, get its pages and caches into the state that
-repeated calls find, and the processor out of its rest: after a pause, even a plain sum takes twice as long at first. So
+repeated calls find, and the processor out of its rest: after a pause, even a plain sum is slow at first. So
 each library is measured with its own waiting policy, as its users have it, and pays for no other's. A call that is long
 against all this (`LONG`) does without the untimed ones.
 

@@ -4,7 +4,7 @@
 compiles, starts its threads and allocates what it allocates once), forgets the highest mark, calls once, and says how
 far the resident memory rose above what it was before the call: the results, and all that was there in between. Where a
 call multiplies matrices, its BLAS has multiplied such matrices before: it packs them into buffers that it never gives
-back (some 30 MB), which belong to the process, not to the call.
+back, which belong to the process, not to the call.
 
 The highest mark is VmHWM of /proc/self/status, reset through /proc/self/clear_refs (Linux). Elsewhere it is
 ``ru_maxrss``, which cannot be reset: it is right where the call needs more than anything before it.
