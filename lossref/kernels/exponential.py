@@ -44,12 +44,14 @@ from lossref.kernels.lanes import (
 
 __all__ = [
     "INLINE",
+    "LN2_LOW_FLOAT32",
     "capped",
     "capped_slope",
+    "coarsely_reduced",
     "exponential",
     "exponential_minus_one_of_reduced",
+    "exponential_of_reduced",
     "exponential_term",
-    "mantissa_and_exponent",
     "reduced",
     "scaled_exponential",
     "shifted_exponential",
@@ -107,8 +109,7 @@ def reduced_on_lanes(x):
         return None
 
     def in_float32(x):
-        n = fused_multiply_add(x, LOG2_E_FLOAT32, ROUND_FLOAT32) - ROUND_FLOAT32
-        t = fused_multiply_add(n, -LN2_HIGH_FLOAT32, x)
+        n, t = coarsely_reduced(x)
         return n, fused_multiply_add(n, -LN2_LOW_FLOAT32, t)
 
     def in_float64(x):
@@ -119,14 +120,14 @@ def reduced_on_lanes(x):
     return in_float32 if x.element is types.float32 else in_float64
 
 
-def reduced_difference(x):
-    """The same where x is a rounded difference. In float32 the second step is left out: the 3e-9 |x| that
-    it would mend is 20 times less than the rounding of x."""
+def coarsely_reduced(x):
+    """The same, but in float32 without the second step: e^x is then 2^n e^t e^{−nL}, L = -2e-9 the second part of ln 2.
+    Where x is a rounded difference, that is 20 times less than what its rounding does."""
     raise NotImplementedError("for compiled code")
 
 
-@overload(reduced_difference, jit_options=INLINE)
-def reduced_difference_on_lanes(x):
+@overload(coarsely_reduced, jit_options=INLINE)
+def coarsely_reduced_on_lanes(x):
     if not isinstance(x, Lanes):
         return None
 
@@ -169,6 +170,29 @@ def exponential_minus_one_of_reduced_on_lanes(t):
     return in_float32 if t.element is types.float32 else in_float64
 
 
+def exponential_of_reduced(t, factor):
+    """factor · e^t for |t| ≤ ½ ln 2, the factor being one for all lanes."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(exponential_of_reduced, jit_options=INLINE)
+def exponential_of_reduced_on_lanes(t, factor):
+    if not isinstance(t, Lanes):
+        return None
+
+    def in_float32(t, factor):
+        q = fused_multiply_add(t, F6 * factor, F5 * factor)
+        q = fused_multiply_add(q, t, F4 * factor)
+        q = fused_multiply_add(q, t, F3 * factor)
+        q = fused_multiply_add(q, t, F2 * factor)
+        q = fused_multiply_add(q, t, factor)
+        return fused_multiply_add(q, t, factor)
+
+    if t.element is types.float32:
+        return in_float32
+    return lambda t, factor: fused_multiply_add(exponential_minus_one_of_reduced(t), factor, factor)
+
+
 def no_lower_than_underflow(x):
     """x, or where it is lower (a mask, −∞ included) a number whose exponential is 0. NaN stays NaN."""
     raise NotImplementedError("for compiled code")
@@ -184,20 +208,13 @@ def no_lower_than_underflow_on_lanes(x):
 
 
 @inlined
-def mantissa_and_exponent(x):
-    """(μ, n) with e^x = μ 2^n and μ in [0.7, 1.42]. x is finite or NaN and |x| ≤ 131072 (2^41 in float64)."""
-    n, t = reduced(x)
-    return exponential_minus_one_of_reduced(t) + 1.0, n
-
-
-@inlined
 def scaled_exponential(x, factor):
     """factor · e^x for x ≤ 88 (709 in float64); e^{−∞} = 0, e^{+∞} is not finite.
 
     The factor comes before the power of two: a subnormal result is rounded once, and is right to its last
     bit.
     """
-    n, t = reduced_difference(no_lower_than_underflow(x))
+    n, t = coarsely_reduced(no_lower_than_underflow(x))
     return scale_by_power_of_two(fused_multiply_add(exponential_minus_one_of_reduced(t), factor, factor), n)
 
 
