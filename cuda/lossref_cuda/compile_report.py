@@ -36,6 +36,8 @@ CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0), (12, 0))
 
 # Instructions that older devices lack: rung -> the first capability that has them.
 LEAST_CAPABILITY = {"tensor_core_tiles": (8, 0)}  # mma and conversions of bfloat16
+# Eight groups of four float64 would need all the registers that a thread can have: rung -> the dtype it does not take.
+NOT_FOR = {"row_in_registers": "float64"}
 
 
 class Resources(NamedTuple):
@@ -69,6 +71,8 @@ def kernels(dtype: str = "float32") -> list[Kernel]:
     for computation in COMPUTATIONS:
         module = importlib.import_module(f"lossref_cuda.{computation}")
         for rung, members in module.KERNELS.items():
+            if NOT_FOR.get(rung) == dtype:
+                continue
             for dispatcher in members:
                 name = dispatcher.py_func.__name__
                 found.append(Kernel(computation, rung, name, dispatcher, signature_of(dispatcher, dtype)))
@@ -134,7 +138,7 @@ def compile_to_ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
     options = {
         name: value
         for name, value in kernel.dispatcher.targetoptions.items()
-        if name in ("fastmath", "max_registers") and value
+        if name in ("fastmath", "launch_bounds") and value
     }
     with pretend_device(capability):
         ptx, _ = cuda.compile_ptx(kernel.dispatcher.py_func, kernel.signature, cc=capability, **options)

@@ -32,6 +32,7 @@ if SIMULATED:
         exp,
         fast_exp,
         fma,
+        full_block_kernel,
         is_float32,
         load,
         load4,
@@ -66,6 +67,8 @@ else:
 
     # A call in an inner loop costs more than the arithmetic it calls, so nothing here stays a call.
     device_function = cuda.jit(device=True, forceinline=True)
+    # The promise of no more than 1024 threads a block: the compiler may then use 64 registers a thread, and no more.
+    full_block_kernel = cuda.jit(launch_bounds=1024)
 
     def _arithmetic(storage):
         """The dtype in which values of a storage dtype are computed with."""

@@ -17,7 +17,7 @@ THREADS = 32 if SIMULATED else 256
 CHIP_BYTES = 47 * 1024
 
 # These read 128 bits at a time.
-WIDE_RUNGS = ("vectorised", "long_row_split_over_blocks")
+WIDE_RUNGS = ("row_in_registers", "vectorised", "long_row_split_over_blocks")
 
 
 def chosen(rung: str, rungs: Iterable[str], aligned: bool) -> str:

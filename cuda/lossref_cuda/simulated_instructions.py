@@ -18,6 +18,9 @@ def device_function(function):
     return cuda.jit(device=True)(function) if "cuda" in function.__code__.co_names else function
 
 
+full_block_kernel = cuda.jit  # nobody counts registers here
+
+
 def _arithmetic(dtype):
     dtype = np.dtype(dtype)
     return np.float64 if dtype == np.float64 else np.float32

@@ -94,6 +94,7 @@ WIDE = [
     ("logsumexp.vectorised", True),
     ("logsumexp.long_row_split_over_blocks.summarise_piece", False),
     ("logsumexp.long_row_split_over_blocks.gradient_of_piece", True),
+    ("softmax.row_in_registers", True),
     ("softmax.vectorised", True),
     ("softmax.long_row_split_over_blocks.write_piece", True),
     ("log_softmax.vectorised", True),
@@ -108,6 +109,22 @@ def test_wide_rungs_read_and_write_128_bits(label, writes):
     ptx = compile_to_ptx(KERNELS[label], (9, 0))
     assert "ld.global.v4.f32" in ptx
     assert ("st.global.v4.f32" in ptx) == writes
+
+
+def test_a_row_in_registers_is_asked_for_at_once():
+    """All its loads stand before the first exponential, and each number has one: that of its group of four, or that
+    of the unaligned ends."""
+    ptx = compile_to_ptx(KERNELS["softmax.row_in_registers"], (9, 0))
+    groups = importlib.import_module("lossref_cuda.softmax").GROUPS
+    before, after = ptx.split("ex2.approx", 1)
+    assert before.count("ld.global.v4.f32") == groups
+    assert "ld.global.v4" not in after
+    assert 1 + after.count("ex2.approx") == 4 * groups + 2
+    for capability in compile_report.CAPABILITIES:
+        kernel = KERNELS["softmax.row_in_registers"]
+        needs = compile_report.assemble(compile_to_ptx(kernel, capability), capability)
+        assert needs.registers <= 64  # 1024 threads a block
+        assert needs.stack == needs.spill_stores == needs.spill_loads == 0
 
 
 TENSOR_CORES = [label for label in KERNELS if ".tensor_core_tiles." in label]

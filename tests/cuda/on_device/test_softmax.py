@@ -18,8 +18,16 @@ def test_ordinary_rows(exact, launch_options, rung, length):
     assert exact.error(y, *exact.softmax(x), np.float32) <= 4
 
 
-@pytest.mark.parametrize("rung", softmax.RUNGS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+NARROW_ONLY = "row_in_registers"
+RUNGS_AND_DTYPES = [
+    pytest.param(rung, dtype, id=f"{np.dtype(dtype).name}-{rung}")
+    for rung in softmax.RUNGS
+    for dtype in DTYPES
+    if (rung, dtype) != (NARROW_ONLY, np.float64)
+]
+
+
+@pytest.mark.parametrize(("rung", "dtype"), RUNGS_AND_DTYPES)
 def test_hard_rows(exact, launch_options, hard_rows, rung, dtype):
     x = hard_rows(dtype)
     y = softmax.value(x, **launch_options(rung))
@@ -35,6 +43,35 @@ def test_hard_rows(exact, launch_options, hard_rows, rung, dtype):
 def test_algorithms_agree(exact, algorithm):
     x = np.random.default_rng(0).normal(size=(2, 40))
     assert exact.error(softmax.value(x, algorithm=algorithm), *exact.softmax(x), np.float64) <= 4
+
+
+@pytest.mark.parametrize("short_of", [0, 1, 2, 3, 30])
+def test_rows_that_fill_the_registers(exact, short_of):
+    """Several warps on a GPU; and a second row that starts on any multiple of four bytes."""
+    length = softmax.LONGEST_IN_REGISTERS - short_of
+    x = np.random.default_rng(short_of).normal(size=(2, length)).astype(np.float32) * 5
+    y = softmax.value(x, rung=NARROW_ONLY)
+    assert exact.error(y, *exact.softmax(x), np.float32) <= 4
+
+
+def test_what_does_not_fit_into_registers():
+    with pytest.raises(ValueError, match="does not take float64"):
+        softmax.value(np.zeros((1, 8)), rung=NARROW_ONLY)
+    with pytest.raises(ValueError, match="does not fit into registers"):
+        softmax.value(np.zeros((1, softmax.LONGEST_IN_REGISTERS + 1), np.float32), rung=NARROW_ONLY)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_the_best_rung_reads_a_row_once_while_it_can(aligned):
+    longest = softmax.LONGEST_IN_REGISTERS
+    for columns, itemsize in ((600, 4), (longest, 4), (longest + 1, 4), (600, 8), (2**17, 2)):
+        rung = softmax.best_rung(4096, columns, itemsize, "three_pass", aligned)
+        fits = aligned and columns <= longest and itemsize < 8
+        beyond = "vectorised" if aligned else "block_per_row_online"
+        on_chip = columns * itemsize <= softmax.CHIP_BYTES
+        assert rung == (NARROW_ONLY if fits else "row_on_chip" if on_chip else beyond)
+    if aligned:
+        assert softmax.best_rung(8, 2**17, 4, "three_pass") == "long_row_split_over_blocks"
 
 
 def test_unknown_algorithm():
