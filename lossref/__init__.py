@@ -16,13 +16,15 @@ FAMILIES = ("primitives", "classification", "contrastive", "preference", "overla
 for _family in FAMILIES:
     discover(f"{__name__}.{_family}")
 
+globals().update(losses())
+
 from .gradcheck import gradcheck  # noqa: E402 - the function takes the place of its module, for good
 
 _LAZY = {name: f"{__name__}.{name}" for name in ("exact", "oracle", "bench", "kernels", "dask", "torch", "jax")}
 
 
 def __getattr__(name: str):
-    """Losses by name; the heavier parts when they are first used."""
+    """The heavier parts when they are first used, and losses that were registered since."""
     if name in _LAZY:
         return _import_module(_LAZY[name])
     try:

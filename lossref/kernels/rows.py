@@ -130,10 +130,11 @@ def half_in_parts(function):
 
     @functools.wraps(function)
     def in_parts(*args, **kwargs):
+        x = np.asarray(args[0] if args else kwargs[first])
+        if x.dtype.itemsize != 2 or x.size <= HALF_AT_A_TIME or x.ndim < 2:
+            return function(*args, **kwargs)
         arguments = signature.bind(*args, **kwargs).arguments
-        x = np.asarray(arguments[first])
-        axis_is_first = x.ndim < 2 or arguments.get("axis", -1) % x.ndim == 0
-        if x.dtype.itemsize != 2 or x.size <= HALF_AT_A_TIME or axis_is_first:
+        if arguments.get("axis", -1) % x.ndim == 0:
             return function(*args, **kwargs)
         if arguments.get("out") is not None:
             check_out(arguments["out"], x.shape, x.dtype)
