@@ -100,7 +100,7 @@ def signature_of(dispatcher: Any, dtype: str) -> Any:
         "g": state, "chunk": state, "out": state, "computed": state,
         "numbers": numbers, "row_numbers": numbers, "sums": types.Array(types.float64, 1, "C"),
         "kept": flags, "alive": flags,
-        "scores": matrix, "gates": matrix, "slopes": state, "of_bias_sum": vector, "k": types.int64,
+        "scores": matrix, "gates": matrix, "slopes": state, "strips": state, "k": types.int64,
         "queries": matrix, "keys": matrix, "values": matrix, "output": matrix,
         "of_queries": matrix, "of_keys": matrix, "of_values": matrix, "of_bias": matrix,
         "mask": types.Array(types.boolean, 1, "C"), "masked": types.boolean, "causal": types.boolean,

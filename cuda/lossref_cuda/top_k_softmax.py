@@ -25,7 +25,7 @@ import numpy as np
 from numba import cuda
 
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result
-from lossref_cuda.instructions import device_function, exp, load, real, store, store_at
+from lossref_cuda.instructions import device_function, exp, load, real, store
 from lossref_cuda.launching import THREADS, chosen, configured, geometry
 from lossref_cuda.reductions import add_exactly, maximum_over_warp, minimum_over_warp, sum_over_warp
 
@@ -213,17 +213,18 @@ def vjp_one_warp_per_row(scores, bias, biased, k, cotangents, gradient, slopes):
 
 
 @cuda.jit
-def sum_over_rows(slopes, of_bias_sum):
-    """A thread a column: neighbours read neighbours, and the order of the sum never changes."""
+def sum_over_rows(slopes, strips):
+    """strips[s, j] = the sum of slopes[s::S, j], S strips. A thread makes one: neighbours read neighbours, and the
+    order of the sum never changes."""
     j = cuda.grid(1)
     if j < slopes.shape[1]:
         total = real(slopes, 0.0)
         lost = real(slopes, 0.0)
-        row = 0
+        row = cuda.blockIdx.y
         while row < slopes.shape[0]:
             total, lost = add_exactly(total, lost, load(slopes, row, j))
-            row += 1
-        store_at(of_bias_sum, j, total - lost)
+            row += cuda.gridDim.y
+        store(strips, cuda.blockIdx.y, j, real(strips, total - lost))
 
 
 # ============================================================================================================
@@ -231,6 +232,7 @@ def sum_over_rows(slopes, of_bias_sum):
 # ============================================================================================================
 
 RUNGS = ("one_thread_per_row", "one_warp_per_row")
+STRIPS = 256
 KERNELS = {
     "one_thread_per_row": (one_thread_per_row, vjp_one_thread_per_row),
     "one_warp_per_row": (one_warp_per_row, vjp_one_warp_per_row),
@@ -286,9 +288,21 @@ def vjp(
     result = call.result(gradient, dtype, shape)
     if not problem.biased:
         return result
-    of_bias = call.new(shape[1:], dtype)
-    configured(sum_over_rows, -(-shape[1] // THREADS), THREADS, call.stream)(slopes, of_bias)
-    return result, call.result(of_bias, dtype, shape[1:])
+    return result, call.result(summed_over_rows(call, slopes, dtype), dtype, shape[1:])
+
+
+def summed_over_rows(call: Call, slopes: Any, dtype: np.dtype) -> Any:
+    """Many rows of few experts would keep a few threads busy for long: a strip of rows for each block, then the
+    strips."""
+    rows, experts = slopes.shape
+    blocks = -(-experts // THREADS)
+    if rows > STRIPS:
+        strips = call.new((STRIPS, experts), slopes.dtype)
+        configured(sum_over_rows, (blocks, STRIPS), THREADS, call.stream)(slopes, strips)
+        slopes = strips
+    sums = call.new((1, experts), dtype)
+    configured(sum_over_rows, (blocks, 1), THREADS, call.stream)(slopes, sums)
+    return sums
 
 
 def zero_bias(call: Call, experts: int, dtype: np.dtype) -> Any:

@@ -91,3 +91,14 @@ def test_device_arrays_stay_on_the_device():
     np.testing.assert_allclose(gates.copy_to_host(), want, rtol=1e-14)
     for a, b in zip(gradient, want_gradient, strict=True):
         np.testing.assert_allclose(a.copy_to_host(), b, rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_sum_over_many_rows_is_taken_in_strips(monkeypatch, dtype):
+    """Strips of the rows 0, 2, 4 and 1, 3. 4096 + 2 has no place in float16: a strip must not be rounded to it."""
+    monkeypatch.setattr(top_k_softmax, "STRIPS", 2)
+    scores = np.zeros((5, 2), dtype)
+    slopes = np.array([4096, -4096, 2, 2, 0], dtype)  # of the first score: a quarter of the difference of cotangents
+    cotangent = np.stack([slopes * 4, np.zeros_like(slopes)], 1)
+    _, of_bias = top_k_softmax.vjp(scores, k=2, bias=np.zeros(2, dtype), cotangent=cotangent)
+    np.testing.assert_array_equal(of_bias, np.array([4, -4], dtype))
