@@ -16,10 +16,11 @@ Arithmetic is elementwise and is never contracted or reordered, except where the
 
 import operator
 
-import llvmlite.binding
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import (
     intrinsic,
     models,
@@ -56,9 +57,12 @@ __all__ = [
     "width",
 ]
 
-HAS_AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+# What Numba compiles for: this machine, or less where NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX say so.
+CHOSEN = numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+FEATURES = get_host_cpu_features() if CHOSEN is None else CHOSEN
+HAS_AVX512 = "+avx512f" in FEATURES.split(",")
 #: `vreduce` and `vscalef`: x − ⌊x⌋ and a·2^⌊x⌋ in one instruction each.
-HAS_REDUCE = HAS_AVX512 and bool(llvmlite.binding.get_host_cpu_features().get("avx512dq", False))
+HAS_REDUCE = HAS_AVX512 and "+avx512dq" in FEATURES.split(",")
 # Four registers hold one value; half as many bytes where there are 16 registers of 256 bits instead of 32
 # of 512.
 BYTES = 256 if HAS_AVX512 else 128
@@ -209,8 +213,9 @@ def _scale(context, builder, lanes, values):
     def constant(kind, number):
         return ir.Constant(kind, [number] * lanes.count)
 
-    lowest = constant(vector, float(2 - 2 * BIAS[element]))
+    lowest, highest = constant(vector, float(2 - 2 * BIAS[element])), constant(vector, float(2 * BIAS[element]))
     exponent = builder.select(builder.fcmp_ordered("<", exponent, lowest), lowest, exponent)
+    exponent = builder.select(builder.fcmp_ordered(">", exponent, highest), highest, exponent)
     # Adding 1.5·2^fraction_bits puts the integer into the low bits; a NaN gives an arbitrary one, which
     # does no harm.
     magic = constant(vector, 1.5 * 2.0 ** FRACTION_BITS[element])
@@ -258,9 +263,8 @@ def by_register(builder, instruction, lanes, values, immediate=()):
     return parts[0]
 
 
-#: fraction · 2^exponent, the exponent being an integer held as a floating-point number, at most 2·126
-#: (2·1022 in float64); rounds into the subnormals and to 0. A NaN fraction stays NaN. Where `HAS_REDUCE`, any
-#: exponent will do, and is rounded down.
+#: fraction · 2^exponent, the exponent being any integer held as a floating-point number; rounds into the subnormals,
+#: to 0 and to ∞. A NaN fraction stays NaN. Where `HAS_REDUCE`, the exponent is rounded down to an integer.
 scale_by_power_of_two = lanes_intrinsic(_scale, 2)
 
 

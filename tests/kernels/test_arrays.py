@@ -161,3 +161,22 @@ def test_the_number_of_threads_is_numbas():
     )
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
+
+
+JUMPING = """
+import numpy as np
+from lossref.kernels import softmax
+
+for dtype in (np.float32, np.float64):
+    for jump in (100, 250, 300, 1000, 5000, 60000):
+        x = np.zeros(300, dtype)
+        x[200] = jump
+        np.testing.assert_allclose(softmax.value(x, algorithm="two_pass")[200], 1, rtol=1e-6)
+"""
+
+
+@pytest.mark.parametrize("less", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_ENABLE_AVX": "0"}])
+def test_compiled_for_less_than_this_machine(tmp_path, less):
+    """What the kernels assume of the processor is what Numba was told. Without AVX-512 a row may jump too."""
+    environment = {**os.environ, **less, "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", JUMPING], check=False, env=environment).returncode == 0

@@ -4,7 +4,7 @@ from numba import njit
 
 from lossref.kernels import lanes as lanes_module
 from lossref.kernels.exponential import capped, capped_slope, exponential, exponential_term, scaled_exponential
-from lossref.kernels.lanes import load, load_tail, store, store_tail, whole, width
+from lossref.kernels.lanes import load, load_tail, scale_by_power_of_two, store, store_tail, whole, width
 
 
 @njit
@@ -118,3 +118,21 @@ def test_without_avx512_the_numbers_are_the_same(monkeypatch, dtype):
     portable(x, out)
     exponentials(x, native)
     np.testing.assert_array_equal(out, native)
+
+
+@pytest.mark.parametrize("avx512", [lanes_module.HAS_AVX512, False])
+@pytest.mark.parametrize("dtype", RANGE)
+def test_any_power_of_two(monkeypatch, dtype, avx512):
+    monkeypatch.setattr(lanes_module, "HAS_AVX512", avx512)
+
+    @njit
+    def powers(fraction, n, out):
+        for j in range(0, whole(n), width(n)):
+            store(out, j, scale_by_power_of_two(load(fraction, j), load(n, j)))
+
+    n = np.concatenate([np.arange(-3000, 3200), [-np.inf, -1e30, -7e5, 7e5, 1e30, np.inf], [0.0, 0.0]])
+    for fraction in (0.75, -1.4):
+        fractions, out = np.full(n.size, fraction, dtype), np.empty(n.size, dtype)
+        powers(fractions, n.astype(dtype), out)
+        with np.errstate(over="ignore", under="ignore"):
+            np.testing.assert_array_equal(out, np.ldexp(fractions, np.clip(n, -9999, 9999).astype(int)))
