@@ -108,7 +108,8 @@ def sum_of_pairs(row):
     for start in range(0, row.size, RUN):
         run = row[start : min(start + RUN, row.size)]
         closed = sum_with_shared_exponent(run, n)
-        if closed < OVERFLOWED:
+        # (Not even positive: an x far beyond the domain.)
+        if 0.0 <= closed < OVERFLOWED:
             mantissa += closed
         else:
             mantissa, n = add_pairs(mantissa, n, *sum_with_exponent_in_each_lane(run))

@@ -69,6 +69,14 @@ def test_rows_far_from_zero(algorithm, dtype, offset):
     )
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_two_pass_sees_a_number_far_beyond_its_domain(seed):
+    """There the reduction is garbage, of either sign."""
+    x = np.zeros(300)
+    x[100] = np.random.default_rng(seed).uniform(1, 10) * 10.0 ** (13 + 10 * seed)
+    np.testing.assert_array_equal(softmax.value(x, algorithm="two_pass"), np.arange(300) == 100)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("size", [1, 5, 64, 70, 9000])
