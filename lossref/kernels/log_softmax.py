@@ -7,7 +7,8 @@ Reference
     gradient   ω_j − p_j Σ_k ω_k;  at the maximum  ω_* (1 − p_*) − p_* Σ_{k≠*} ω_k,   1 − p_* = r / (1 + r)
 
 The second form of the gradient is the same number; only at the maximum can p be so near to 1 that the first
-one loses it. A masked entry (−∞) has the value −∞ and the gradient 0, and its cotangent is ignored.
+one loses it. A masked entry (−∞) has the value −∞ and the gradient 0, and its cotangent is ignored. NaN or
++∞ makes its whole row NaN, and so does a row of −∞ alone.
 
 Kernels
 =======
@@ -119,9 +120,10 @@ def log_softmax_backward(rows, cotangent, result, streamed):
         rest = sum_of_others(row, weights, star)
         constants = (finite(m), -(rest + weights[star]) / (1.0 + r))
         write_beside(cotangent_minus_share, row, weights, constants, result[i], streamed)
-        # A NaN row has no maximum to speak of: whatever stands there stays.
         if r == r and m > -np.inf:
             result[i, star] = slope_at_maximum(weights[star], rest, r)
+        else:
+            result[i, :] = np.nan  # its masks too: any place of a NaN row tells that it is one
     memory_fence()
 
 
@@ -162,6 +164,8 @@ def backward_of_long_row(row, cotangent, result, streamed):
     in_parallel(lambda a, b: write_slopes(row[a:b], cotangent[a:b], constants, result[a:b], streamed), parts)
     if r == r and m > -math.inf:
         result[star] = slope_at_maximum.py_func(own, rest, r)
+    else:
+        result[:] = math.nan
 
 
 # Launch

@@ -166,7 +166,9 @@ def softmax_backward(rows, cotangent, result, streamed):
         m, r = absorb(row, -np.inf, 0.0, None)
         centre = cotangent[i, index_of(row, m)]
         difference = weighted_differences(row, finite(m), cotangent[i], centre) / (1.0 + r)
-        constants = (finite(m), 1.0 / (1.0 + r), *in_two_parts(centre, difference))
+        # As the probabilities, the gradient of a row that is masked altogether is NaN.
+        factor = inverse(1.0 + r if m > -np.inf else 0.0)
+        constants = (finite(m), factor, *in_two_parts(centre, difference))
         write_beside(probability_times_difference, row, cotangent[i], constants, result[i], streamed)
     memory_fence()
 

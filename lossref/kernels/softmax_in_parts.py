@@ -94,7 +94,8 @@ def write_part(part, cotangent, summaries, result, streamed):
     for i in range(part.shape[0]):
         s, row = summaries[i], part[i]
         high, low = in_two_parts(row.dtype.type(s.centre), s.difference / (1.0 + s.r))
-        constants = (finite(s.m), 1.0 / (1.0 + s.r), high, low)
+        factor = 1.0 / (1.0 + s.r) if s.m > -np.inf else np.nan
+        constants = (finite(s.m), factor, high, low)
         write_beside(probability_times_difference, row, cotangent[i], constants, result[i], streamed)
     memory_fence()
 
