@@ -22,6 +22,8 @@ Rungs, from the obvious kernel to the fast one, each with its reason:
     vectorised                   128-bit loads and stores
     long_row_split_over_blocks   several blocks a row, states merged in a fixed order; for few long rows
 
+The last two are compiled once more without the options: half of the instructions, and fewer registers.
+
 A walk for the state, one more for the gradient while the row is still in the cache, one more where there is
 label smoothing. The gradient at the label is written from d, never read back and corrected.
 
@@ -231,10 +233,11 @@ def entry(u, w_j, m, r, scale, share, eps_over_c, total):
 
     1 - p_j = ((1 - e) + r) / (1 + r): at the maximum e is 1 and what is left is r.
     """
-    one = real(u, 1.0)
     e = exp(u - m)
-    from_smoothing = eps_over_c * (e * (total - w_j) - w_j * ((one - e) + r))
-    return (share * e + from_smoothing) * scale
+    slope = share * e
+    if eps_over_c > real(u, 0.0):
+        slope += eps_over_c * (e * (total - w_j) - w_j * ((real(u, 1.0) - e) + r))
+    return slope * scale
 
 
 @device_function
@@ -368,7 +371,7 @@ def finish_row(
     if wanted:
         kappa = real(logits, load_at(cotangent, row if cotangent.shape[0] > 1 else 0))
         eps = real(logits, label_smoothing)
-        eps_over_c = eps / real(logits, logits.shape[1])
+        eps_over_c = eps / real(logits, logits.shape[1]) if label_smoothing > 0.0 else real(logits, 0.0)
         from_z = real(logits, 2.0 * z_loss_weight) * w * lse if z_loss_weight > 0.0 else real(logits, 0.0)
         p_y = exp(target - m) / (one + r)
         at_label = -(one - eps) * w * miss + from_z * p_y + eps_over_c * (p_y * (total - w) - w * miss)
@@ -465,6 +468,17 @@ def vectorised(
 
 
 @cuda.jit
+def vectorised_without_options(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    whole_row(
+        logits, labels, weight, cotangent, terms, gradient, wanted, False, ignore_index, 0.0,
+        0.0, 0.0, cuda.blockIdx.x, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, True,
+    )  # fmt: skip
+
+
+@cuda.jit
 def row_on_chip(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
@@ -504,11 +518,12 @@ def summarise_rivals(logits, labels, softcap, pieces_m, pieces_r, length):
         row += cuda.gridDim.y
 
 
-@cuda.jit
-def finish_piece(
+@device_function
+def rest_of_piece(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight, pieces_m, pieces_r, length,
 ):  # fmt: skip
+    """What is left to do once the pieces are summarised."""
     row = cuda.blockIdx.y
     while row < logits.shape[0]:
         start = cuda.blockIdx.x * length
@@ -529,6 +544,28 @@ def finish_piece(
         row += cuda.gridDim.y
 
 
+@cuda.jit
+def finish_piece(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight, pieces_m, pieces_r, length,
+):  # fmt: skip
+    rest_of_piece(
+        logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+        softcap, z_loss_weight, pieces_m, pieces_r, length,
+    )  # fmt: skip
+
+
+@cuda.jit
+def finish_piece_without_options(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight, pieces_m, pieces_r, length,
+):  # fmt: skip
+    rest_of_piece(
+        logits, labels, weight, cotangent, terms, gradient, wanted, False, ignore_index, 0.0,
+        0.0, 0.0, pieces_m, pieces_r, length,
+    )  # fmt: skip
+
+
 # ============================================================================================================
 # Launch
 # ============================================================================================================
@@ -546,8 +583,8 @@ KERNELS = {
     "one_warp_per_row": (one_warp_per_row,),
     "block_per_row_online": (block_per_row_online,),
     "row_on_chip": (row_on_chip,),
-    "vectorised": (vectorised,),
-    "long_row_split_over_blocks": (summarise_rivals, finish_piece),
+    "vectorised": (vectorised, vectorised_without_options),
+    "long_row_split_over_blocks": (summarise_rivals, finish_piece, finish_piece_without_options),
     "reduction": reduction_of_terms.KERNELS,
 }
 
@@ -601,17 +638,20 @@ def launch(
         logits, labels, weight, cotangent, terms, gradient, wanted, weighted, int(ignore_index),
         float(label_smoothing), float(softcap or 0.0), float(z_loss_weight),
     )  # fmt: skip
+    ordinary = not (weighted or label_smoothing or softcap or z_loss_weight)
     if rung == SPLIT:
         count, length = pieces or pieces_for(rows, columns)
         pieces_m, pieces_r = call.new((rows, count), number), call.new((rows, count), number)
         grid = (count, min(rows, 65535))
+        finish = finish_piece_without_options if ordinary else finish_piece
         configured(summarise_rivals, grid, THREADS, call.stream)(
             logits, labels, float(softcap or 0.0), pieces_m, pieces_r, length
         )
-        configured(finish_piece, grid, THREADS, call.stream)(*arguments, pieces_m, pieces_r, length)
+        configured(finish, grid, THREADS, call.stream)(*arguments, pieces_m, pieces_r, length)
         return
     on_chip = bytes_on_chip(columns, itemsize) if rung == "row_on_chip" else 0
-    configured(KERNELS[rung][0], *geometry(rung, rows), call.stream, on_chip)(*arguments)
+    kernel = KERNELS[rung][-1 if ordinary else 0]
+    configured(kernel, *geometry(rung, rows), call.stream, on_chip)(*arguments)
 
 
 def _prepared(call: Call, logits: Any, labels: Any, weight: Any) -> tuple:

@@ -99,8 +99,10 @@ WIDE = [
     ("softmax.long_row_split_over_blocks.write_piece", True),
     ("log_softmax.vectorised", True),
     ("cross_entropy.vectorised", True),
+    ("cross_entropy.vectorised.vectorised_without_options", True),
     ("cross_entropy.long_row_split_over_blocks.summarise_rivals", False),
     ("cross_entropy.long_row_split_over_blocks.finish_piece", True),
+    ("cross_entropy.long_row_split_over_blocks.finish_piece_without_options", True),
 ]
 
 
@@ -160,11 +162,21 @@ def test_tiles_are_multiplied_from_shared_memory(label):
         assert inner.count("ld.shared") <= inner.count(instruction) // 2
 
 
+@pytest.mark.parametrize(("rung", "registers"), [("vectorised", 32), ("long_row_split_over_blocks.finish_piece", 48)])
+def test_cross_entropy_without_options_is_half_as_long(rung, registers):
+    general = KERNELS[f"cross_entropy.{rung}"]
+    (ordinary,) = (kernel for kernel in KERNELS.values() if kernel.name == general.name + "_without_options")
+    ordinary, general = (compile_to_ptx(kernel, (9, 0)) for kernel in (ordinary, general))
+    assert len(ordinary.splitlines()) < 0.7 * len(general.splitlines())
+    assert compile_report.assemble(ordinary, (9, 0)).registers <= registers
+
+
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "rung",
     [
         "vectorised",
+        "vectorised.vectorised_without_options",
         pytest.param("one_warp_per_row", marks=pytest.mark.slow),
         pytest.param("block_per_row_online", marks=pytest.mark.slow),
         pytest.param("row_on_chip", marks=pytest.mark.slow),
@@ -184,7 +196,7 @@ def test_the_gradient_may_be_narrower_than_the_logits(rung, storage):
     ptx = compile_report.compile_to_ptx(kernel, (9, 0))
     needs = compile_report.assemble(ptx, (9, 0))
     assert needs.stack == needs.spill_stores == needs.spill_loads == 0
-    if rung == "vectorised":
+    if rung.startswith("vectorised"):
         assert "ld.global.v4.f32" in ptx
         assert re.search(r"st\.global\.v[24]\.[bu](16|32)", ptx)  # four of them in 64 bits
 
