@@ -108,7 +108,7 @@ def _operators(bridge: Bridge):
     def value(*given):
         tensors, settings = sorted_out(given)
         if device := _gpu(tensors):
-            return _from_gpu(_on_cuda(loss)(**tensors, **settings), device)
+            return _from_gpu(_on_cuda(loss)(**_detached(tensors), **settings), device)
         return from_numpy(bridge.value(_arrays(tensors), settings))
 
     @torch.library.custom_op(
@@ -117,7 +117,7 @@ def _operators(bridge: Bridge):
     def gradient(cotangent, *given):
         tensors, settings = sorted_out(given)
         if device := _gpu(tensors):
-            found = _on_cuda(loss).grad(**tensors, **settings, cotangent=cotangent)
+            found = _on_cuda(loss).grad(**_detached(tensors), **settings, cotangent=cotangent.detach())
             return [_from_gpu(g, device) for g in (found if isinstance(found, tuple) else (found,))]
         return [from_numpy(g) for g in bridge.gradients(_arrays(tensors), settings, to_numpy(cotangent)).values()]
 
@@ -229,6 +229,11 @@ def _torch_dtype(dtype: np.dtype) -> torch.dtype:
 def _gpu(tensors: dict) -> torch.device | None:
     """The GPU on which the tensors are, if they are."""
     return next((t.device for t in tensors.values() if t is not None and t.is_cuda), None)
+
+
+def _detached(tensors: dict) -> dict:
+    """Within an operator a tensor still says that it requires a gradient, and such a one PyTorch does not export."""
+    return {name: None if tensor is None else tensor.detach() for name, tensor in tensors.items()}
 
 
 def _on_cuda(loss: Loss) -> Loss:

@@ -238,6 +238,35 @@ def test_where_tensors_on_a_gpu_go():
     assert lt._on_cuda(lr.cross_entropy).path_name == "cuda"
 
 
+class StandInForTheCudaPath:
+    """Takes tensors as the array interface of those on a GPU gives them away: only without a gradient to come."""
+
+    def __init__(self, loss):
+        self.loss = loss
+
+    def __call__(self, **arguments):
+        return self.loss(**self.exported(arguments))
+
+    def grad(self, **arguments):
+        return self.loss.grad(**self.exported(arguments))
+
+    @staticmethod
+    def exported(arguments):
+        tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+        if any(tensor.requires_grad for tensor in tensors.values()):
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad")
+        return {**arguments, **{n: tensor.numpy() for n, tensor in tensors.items()}}
+
+
+def test_the_cuda_path_gets_tensors_without_a_gradient_to_come(monkeypatch):
+    monkeypatch.setattr(lt, "_gpu", lambda tensors: torch.device("cpu"))
+    monkeypatch.setattr(lt, "_on_cuda", StandInForTheCudaPath)
+    logits, labels = torch.randn(4, 5, dtype=torch.float64).requires_grad_(), torch.tensor([0, 1, 2, 4])
+    value = lt.cross_entropy(logits, labels)
+    value.backward()
+    torch.testing.assert_close(logits.grad, torch.from_numpy(lr.cross_entropy.grad(logits.detach().numpy(), labels)))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
