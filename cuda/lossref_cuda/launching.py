@@ -17,7 +17,7 @@ THREADS = 32 if SIMULATED else 256
 CHIP_BYTES = 47 * 1024
 
 # These read 128 bits at a time.
-WIDE_RUNGS = ("row_in_registers", "vectorised", "long_row_split_over_blocks")
+WIDE_RUNGS = ("one_warp_per_row_vectorised", "row_in_registers", "vectorised", "long_row_split_over_blocks")
 
 
 def chosen(rung: str, rungs: Iterable[str], aligned: bool) -> str:
@@ -51,7 +51,7 @@ def geometry(rung: str, rows: int) -> tuple:
     """(blocks, threads of a block)."""
     if rung == "one_thread_per_row":
         return -(-rows // THREADS), THREADS
-    if rung == "one_warp_per_row":
+    if rung.startswith("one_warp_per_row"):
         return -(-rows // (THREADS // 32)), (32, THREADS // 32)
     return rows, THREADS
 

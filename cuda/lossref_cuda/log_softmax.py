@@ -7,8 +7,9 @@ Rungs, from the obvious kernel to the fast one, each with its reason:
 
     one_thread_per_row           the definition: one thread walks a row, loads do not coalesce
     one_warp_per_row             32 lanes read 32 neighbours; five shuffles merge the states
+    one_warp_per_row_vectorised  128-bit loads and stores
     block_per_row_online         a long row keeps a whole block busy; two reads and one write
-    vectorised                   128-bit loads and stores
+    vectorised                   the same with 128-bit loads and stores
     long_row_split_over_blocks   several blocks a row, states merged in a fixed order; for few long rows
 
 The vector-Jacobian product is w_j (1 - p_j) - p_j sum_{k != j} w_k: never w_j - p_j sum_k w_k, which loses
@@ -30,6 +31,7 @@ from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     merge_over_block,
     merge_over_team,
+    merge_over_warp,
     walk,
     walk4,
 )
@@ -99,6 +101,15 @@ def write4(x, y, row, m, r, start, stop, first, step):
         j += 4 * step
     if end + first < stop:
         store(y, row, end + first, (load(x, row, end + first) - m) - log_norm)
+
+
+@cuda.jit
+def one_warp_per_row_vectorised(x, y):
+    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
+    if row < x.shape[0]:
+        m, r = walk4(x, row, 0, x.shape[1], cuda.threadIdx.x, 32)
+        m, r = merge_over_warp(m, r)
+        write4(x, y, row, m, r, 0, x.shape[1], cuda.threadIdx.x, 32)
 
 
 @cuda.jit
@@ -183,6 +194,7 @@ def vjp_block_per_row(x, cotangents, gradient):
 RUNGS = (
     "one_thread_per_row",
     "one_warp_per_row",
+    "one_warp_per_row_vectorised",
     "block_per_row_online",
     "vectorised",
     "long_row_split_over_blocks",
@@ -191,6 +203,7 @@ VJP_RUNGS = ("one_thread_per_row", "one_warp_per_row", "block_per_row")
 KERNELS = {
     "one_thread_per_row": (one_thread_per_row, vjp_one_thread_per_row),
     "one_warp_per_row": (one_warp_per_row, vjp_one_warp_per_row),
+    "one_warp_per_row_vectorised": (one_warp_per_row_vectorised,),
     "block_per_row_online": (block_per_row_online,),
     "vectorised": (vectorised,),
     "long_row_split_over_blocks": (summarise_piece, write_piece),
@@ -199,10 +212,10 @@ KERNELS = {
 
 
 def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
-    if columns <= 1024:
-        return "one_warp_per_row"
     if not aligned:
-        return "block_per_row_online"
+        return "one_warp_per_row" if columns <= 1024 else "block_per_row_online"
+    if columns <= 1024:
+        return "one_warp_per_row_vectorised"
     return "long_row_split_over_blocks" if rows < 64 and columns >= 65536 else "vectorised"
 
 

@@ -5,9 +5,11 @@ Rungs, from the obvious kernel to the fast one, each with its reason:
     one_thread_per_row           the definition: one thread walks a row. Neighbouring threads read addresses a
                                  whole row apart, so each load fetches 32 bytes to use 4
     one_warp_per_row             32 lanes read 32 neighbours, the loads coalesce; five shuffles merge the
-    states block_per_row_online         a long row keeps 8 warps busy instead of one; one read of the row
-    vectorised                   128-bit loads: a quarter of the load instructions, four loads' worth in
+                                 states
+    one_warp_per_row_vectorised  128-bit loads: a quarter of the load instructions, four loads' worth in
                                  flight; ex2.approx for the exponentials
+    block_per_row_online         a long row keeps 8 warps busy instead of one; one read of the row
+    vectorised                   the same with 128-bit loads
     long_row_split_over_blocks   few long rows would leave most of the GPU idle: several blocks share a row,
                                  and a second small kernel merges their states in a fixed order
 
@@ -126,6 +128,19 @@ def one_warp_per_row(x, lse, cotangent, gradient, wanted):
 
 
 @cuda.jit
+def one_warp_per_row_vectorised(x, lse, cotangent, gradient, wanted):
+    lane = cuda.threadIdx.x
+    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
+    if row < x.shape[0]:
+        m, r = walk4(x, row, 0, x.shape[1], lane, 32)
+        m, r = merge_over_warp(m, r)
+        if lane == 0:
+            store_at(lse, row, m + log1p(r))
+        if wanted:
+            write_gradient4(x, cotangent, gradient, row, m, r, 0, x.shape[1], lane, 32)
+
+
+@cuda.jit
 def block_per_row_online(x, lse, cotangent, gradient, wanted):
     row = cuda.blockIdx.x
     thread = cuda.threadIdx.x
@@ -207,6 +222,7 @@ def gradient_of_piece(x, pieces_m, pieces_r, cotangent, gradient, length):
 RUNGS = (
     "one_thread_per_row",
     "one_warp_per_row",
+    "one_warp_per_row_vectorised",
     "block_per_row_online",
     "vectorised",
     "long_row_split_over_blocks",
@@ -214,6 +230,7 @@ RUNGS = (
 KERNELS = {
     "one_thread_per_row": (one_thread_per_row,),
     "one_warp_per_row": (one_warp_per_row,),
+    "one_warp_per_row_vectorised": (one_warp_per_row_vectorised,),
     "block_per_row_online": (block_per_row_online,),
     "vectorised": (vectorised,),
     "long_row_split_over_blocks": (summarise_piece, finish_row, gradient_of_piece),
@@ -222,10 +239,10 @@ KERNELS = {
 
 def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
     """Short rows: a warp each. Longer: a block each. Few and very long: several blocks each."""
-    if columns <= 1024:
-        return "one_warp_per_row"
     if not aligned:
-        return "block_per_row_online"
+        return "one_warp_per_row" if columns <= 1024 else "block_per_row_online"
+    if columns <= 1024:
+        return "one_warp_per_row_vectorised"
     if rows < 64 and columns >= 65536:
         return "long_row_split_over_blocks"
     return "vectorised"

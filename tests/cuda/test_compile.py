@@ -91,6 +91,8 @@ def test_assembles_for_sm_90(label):
 
 
 WIDE = [
+    ("logsumexp.one_warp_per_row_vectorised", True),
+    ("log_softmax.one_warp_per_row_vectorised", True),
     ("logsumexp.vectorised", True),
     ("logsumexp.long_row_split_over_blocks.summarise_piece", False),
     ("logsumexp.long_row_split_over_blocks.gradient_of_piece", True),
