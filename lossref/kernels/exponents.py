@@ -51,7 +51,7 @@ from lossref.kernels.lanes import (
     whole,
     width,
 )
-from lossref.kernels.streaming_state import BLOCK, RUN
+from lossref.kernels.streaming_state import BLOCK, compensated
 
 __all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"]
 
@@ -104,20 +104,24 @@ def sum_of_pairs(row):
     """(μ, n) with Σ e^x = μ 2^n over the row, in one pass."""
     # The exponent that the lanes share: at first, that of the largest number of the row's beginning.
     n = float(largest_of(coarsely_reduced(no_lower_than_domain(beginning(row)))[0]))
-    mantissa = 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
+    mantissa, lost = 0.0, 0.0
+    # 16 additions a lane: where all numbers are equal no term is 1, and a rounding error repeats itself.
+    each = 16 * width(row)
+    for start in range(0, row.size, each):
+        run = row[start : min(start + each, row.size)]
         closed = sum_with_shared_exponent(run, n)
         # (Not even positive: an x far beyond the domain.)
         if 0.0 <= closed < OVERFLOWED:
-            mantissa += closed
+            mantissa, lost = compensated(mantissa, lost, closed)
         else:
-            mantissa, n = add_pairs(mantissa, n, *sum_with_exponent_in_each_lane(run))
+            mantissa, n = add_pairs(mantissa + lost, n, *sum_with_exponent_in_each_lane(run))
+            lost = 0.0
         if mantissa > OUTGROWN:
             mantissa, moved = math.frexp(mantissa)
+            lost = math.ldexp(lost, -moved)
             n += moved
     # What every reduction has left out, taken at the exponent of the terms that matter.
-    mantissa, moved = math.frexp(mantissa * math.exp(-n * last_part_of_ln2(row)))
+    mantissa, moved = math.frexp((mantissa + lost) * math.exp(-n * last_part_of_ln2(row)))
     return mantissa, n + moved
 
 

@@ -29,6 +29,7 @@ from numba.extending import (
 )
 
 __all__ = [
+    "BYTES",
     "HAS_REDUCE",
     "Lanes",
     "above_floor",

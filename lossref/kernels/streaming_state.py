@@ -30,6 +30,7 @@ import numpy as np
 from lossref.kernels.compilation import inlined, kernel
 from lossref.kernels.exponential import capped, exponential_term
 from lossref.kernels.lanes import (
+    BYTES,
     is_zero,
     larger,
     largest_of,
@@ -65,9 +66,9 @@ IDENTITY = (-math.inf, 0.0)
 
 # 16 KB of float32, 32 KB of float64: a block fits into the first cache.
 BLOCK = 4096
-# Lanes are added up for this many elements before the sum goes into a float64: 16 additions a lane, so that
-# no rounding error can repeat itself often, even when all the terms are equal.
-RUN = 1024
+# Lanes are added up for this many elements before the sum goes into a float64: 16 additions a lane (32 in float64), so
+# that no rounding error can repeat itself often, even when all the terms are equal.
+RUN = 4 * BYTES
 # The terms are added up 2^64 times too large, which costs nothing: where every other number trails by 90 or
 # more, they would be subnormal float32 with only a few digits.
 HEADROOM = 2.0**64

@@ -107,11 +107,14 @@ def test_a_long_row_is_divided_among_the_threads(long_double, algorithm, dtype):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_ten_million_equal_logits(algorithm):
-    """Sixteen float32 lanes that are never closed lose three digits of every output."""
-    x = np.full(10**7, -1.5, np.float32)
-    value = softmax.value(x, algorithm=algorithm)
-    assert np.abs(value - 1e-7).max() <= 4 * np.finfo(np.float32).eps * 1e-7
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [4096, 190_000, 10**7])
+def test_equal_logits(algorithm, dtype, size):
+    """Lanes that are never closed lose three digits of every float32 output, and so does a plain sum of their closed
+    sums in float64."""
+    for logit in (-1.5, -3.0, 0.7):
+        value = softmax.value(np.full(size, logit, dtype), algorithm=algorithm)
+        assert np.abs(value * np.longdouble(size) - 1).max() <= 4 * np.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
