@@ -38,7 +38,10 @@ def bytes_on_chip(columns: int, itemsize: int) -> int:
 
 def configured(kernel, blocks, threads, stream, bytes_on_chip: int = 0):
     """kernel[blocks, threads, …] without Numba's warning that few blocks leave a GPU idle: a reduction ends in one
-    block by nature, and how many rows there are is the caller's choice."""
+    block by nature, and how many rows there are is the caller's choice. No blocks are nothing to do, which the driver
+    would refuse to be told."""
+    if 0 in (blocks if isinstance(blocks, tuple) else (blocks,)):
+        return lambda *arguments: None
     before = config.CUDA_LOW_OCCUPANCY_WARNINGS
     config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
     try:

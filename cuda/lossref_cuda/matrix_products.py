@@ -98,8 +98,8 @@ def write_sum(result, m, n, number, bias, biased, added):
 def product_by_entries(
     a, a_turned, b, b_turned, out, depth, bias, biased, alive, filtered, classes_are_depth, added
 ):  # fmt: skip
-    n = cuda.blockIdx.x * 32 + (cuda.threadIdx.x & 31)
-    m = cuda.blockIdx.y * (THREADS >> 5) + (cuda.threadIdx.x >> 5)
+    m = cuda.blockIdx.x * (THREADS >> 5) + (cuda.threadIdx.x >> 5)
+    n = cuda.blockIdx.y * 32 + (cuda.threadIdx.x & 31)
     if m < out.shape[0] and n < out.shape[1]:
         total = real(out, 0.0)
         k = 0
@@ -317,7 +317,7 @@ class OwnProducts:
     def _launch(self, which: int, result: Any, *arguments: Any) -> None:
         rows, columns = result.shape
         if self.rung == "one_thread_per_entry":
-            blocks = -(-columns // 32), -(-rows // (THREADS // 32))
+            blocks = -(-rows // (THREADS // 32)), -(-columns // 32)  # there may be 65535 along the second
         else:
             blocks = -(-columns // TILE), -(-rows // TILE)
         configured(self.kernels[which], blocks, THREADS, self.stream)(*arguments, result)

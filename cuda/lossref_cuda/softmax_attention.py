@@ -722,7 +722,7 @@ class Problem:
         (self.n, self.d), (self.m, self.e) = self.queries.shape, self.values.shape
         self.biased, self.masked = bias is not None, mask is not None
         self.bias = self.call.rows(bias)[0] if self.biased else self.queries
-        self.mask = self.call.vector(mask) if self.masked else self.call.vector(np.zeros(1, bool))
+        self.mask = self.call.vector(mask) if self.masked else self.call.new((1,), np.dtype(bool))
         self.factor = 1 / math.sqrt(self.d) if scale is None else float(scale)
         self.causal = bool(causal)
 
