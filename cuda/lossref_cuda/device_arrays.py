@@ -19,6 +19,7 @@ from lossref_cuda.instructions import SIMULATED, real, store_at
 from lossref_cuda.launching import THREADS, configured
 
 CUDA_DLPACK_DEVICES = (2, 13)  # kDLCUDA, kDLCUDAManaged
+LEGACY_STREAM = 1  # another name of the default stream, 0, where 0 would be ambiguous
 
 
 def lives_on_device(array: Any) -> bool:
@@ -52,34 +53,49 @@ def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
-def stream_pointer_of(arrays: Iterable[Any]) -> int:
-    """The stream on which the producer of the arrays works: launching there needs no waiting. 0 is the default.
+def is_torchs(array: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def producers_stream(array: Any) -> int | None:
+    """The stream on which the producer of an array works, or None where it cannot be known.
 
     The array interface has a field for it. PyTorch leaves that out and has a current stream instead. DLPack knows no
     producer's stream; its arrays are asked to be ready on ours.
     """
-    torch = sys.modules.get("torch")
-    for array in arrays:
-        if torch is not None and isinstance(array, torch.Tensor):
-            return torch.cuda.current_stream(array.device).cuda_stream
-        pointer = (getattr(array, "__cuda_array_interface__", None) or {}).get("stream")
-        if pointer is not None:
-            return pointer
-    return 0
+    if is_torchs(array):
+        return sys.modules["torch"].cuda.current_stream(array.device).cuda_stream
+    return (getattr(array, "__cuda_array_interface__", None) or {}).get("stream")
+
+
+def stream_pointer_of(arrays: Iterable[Any]) -> int:
+    """The first stream on which one of the arrays is made: launching there needs no waiting. 0 is the default."""
+    return next((pointer for pointer in map(producers_stream, arrays) if pointer is not None), 0)
+
+
+def wait_for_producer(array: Any, stream: Any) -> None:
+    """Let our stream wait, on the device, for what the producer of an array has under way on another."""
+    pointer, ours = producers_stream(array), int(stream)
+    if pointer is None or (pointer or LEGACY_STREAM) == (ours or LEGACY_STREAM):
+        return
+    event = cuda.event(timing=False)
+    event.record(cuda.external_stream(pointer) if pointer else 0)
+    event.wait(stream)
 
 
 def interface_of(array: Any, stream_pointer: int) -> tuple[dict, Any]:
     """The array as the CUDA array interface describes it, and the object that keeps the memory alive.
 
-    Nothing waits on the host: what comes by DLPack is ordered before our stream by its producer.
+    Nothing waits on the host: what comes by DLPack is ordered before our stream by its producer. That goes before an
+    interface of version 2 (JAX has one), which cannot say whose stream is still at work on the array.
     """
     interface = getattr(array, "__cuda_array_interface__", None)
-    if interface is not None:
+    if interface is not None and ("stream" in interface or is_torchs(array) or not hasattr(array, "__dlpack__")):
         return interface, array
     from cuda.core.utils import StridedMemoryView
 
-    # DLPack calls the default stream 1; 0 would be ambiguous.
-    memory = StridedMemoryView.from_dlpack(array, stream_ptr=stream_pointer or 1)
+    memory = StridedMemoryView.from_dlpack(array, stream_ptr=stream_pointer or LEGACY_STREAM)
     dtype = np.dtype(memory.dtype)  # bfloat16 as well
     strides = memory.strides
     interface = {
@@ -105,6 +121,10 @@ class Call:
             pointer = 0 if SIMULATED or not self.on_device else stream_pointer_of(present)
             stream = cuda.external_stream(pointer) if pointer else 0
         self.stream = stream
+        self.sent: list[np.ndarray] = []  # what a copy on the stream may still have to read
+        if self.on_device and not SIMULATED:
+            for array in present:
+                wait_for_producer(array, stream)
 
     # ---- in ------------------------------------------------------------------------------------------
 
@@ -130,7 +150,10 @@ class Call:
         """A vector, or one number for all rows as a vector of length 1, in the dtype of the arithmetic."""
         if self.on_device and lives_on_device(numbers):
             return self.vector(numbers)
-        return cuda.to_device(np.atleast_1d(np.asarray(numbers, arithmetic_dtype(dtype))).ravel(), self.stream)
+        numbers = np.asarray(numbers, arithmetic_dtype(dtype))
+        if self.on_device and numbers.size == 1:  # written by a kernel: a copy would wait for the stream
+            return self.full((1,), numbers.dtype, float(numbers.ravel()[0]))
+        return self.send(np.ascontiguousarray(numbers).reshape(-1))
 
     def cotangent(self, cotangent: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A cotangent of this shape; a number stands for an array of it."""
@@ -141,10 +164,7 @@ class Call:
             return np.broadcast_to(array, shape)
         if array.ndim:
             raise TypeError("the cotangent must live on the device like the other arrays, or be a number")
-        full = self.new(shape, dtype)
-        flat = full.reshape((math.prod(shape),))
-        if flat.shape[0]:
-            configured(fill, _blocks(flat.shape[0]), THREADS, self.stream)(flat, float(array))
+        full = self.full(shape, dtype, float(array))
         return with_dtype(full, dtype) if _is_bfloat16(dtype) else full
 
     def _view(self, array: Any) -> tuple[Any, np.dtype]:
@@ -156,9 +176,9 @@ class Call:
 
     def _contiguous(self, array: Any, order: tuple[int, ...], shape: tuple[int, ...]) -> Any:
         if 0 in shape:
-            return np.empty(shape, array.dtype)  # nothing to copy, and no kernel will be launched
+            return self.new(shape, array.dtype)
         if not self.on_device:
-            return cuda.to_device(np.ascontiguousarray(array.transpose(order)).reshape(shape), self.stream)
+            return self.send(np.ascontiguousarray(array.transpose(order)).reshape(shape))
         array = permuted(array, order)
         if array.is_c_contiguous():
             return array.reshape(shape)
@@ -166,11 +186,33 @@ class Call:
         _gather(array, packed, self.stream)
         return packed.reshape(shape)
 
+    def send(self, array: np.ndarray) -> Any:
+        """A contiguous NumPy array, copied to the device."""
+        if 0 in array.strides:  # of an axis of length 1, as in x[None]: NumPy does not mind, Numba's layout does
+            array = array.copy()
+        self.sent.append(array)
+        return cuda.to_device(array, self.stream)
+
     # ---- out -----------------------------------------------------------------------------------------
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Uninitialised device memory, as the kernels see it."""
         return cuda.device_array(shape, storage_dtype(np.dtype(dtype)), stream=self.stream)
+
+    def full(self, shape: tuple[int, ...], dtype: np.dtype, number: float) -> Any:
+        """The same, filled with a number."""
+        array = self.new(shape, dtype)
+        flat = array.reshape((math.prod(shape),))
+        if flat.shape[0]:
+            configured(fill, _blocks(flat.shape[0]), THREADS, self.stream)(flat, number)
+        return array
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """A copy that is complete: Numba's own, on a stream, promises only to be begun."""
+        host = array.copy_to_host(stream=self.stream)
+        if self.stream:
+            self.stream.synchronize()
+        return host
 
     def result(self, array: Any, dtype: np.dtype, shape: tuple[int, ...], axis: int = -1) -> Any:
         """A kernel's output in the caller's shape and dtype; the last axis goes back to where it came
@@ -180,11 +222,12 @@ class Call:
             axis = range(len(shape))[axis]
             order = (*order[:axis], len(shape) - 1, *order[axis:-1])
         if not self.on_device:
-            host = array.copy_to_host(stream=self.stream)
+            host = self.to_host(array)
             host = host.view(dtype) if _is_bfloat16(dtype) else host
             return host.reshape(shape).transpose(order)
         array = permuted(array.reshape(shape), order)
-        return with_dtype(array, dtype) if _is_bfloat16(dtype) else array
+        # Who takes it over has to know where it is made, and Numba's views forget.
+        return (with_dtype(array, dtype) if _is_bfloat16(dtype) else array).bind(self.stream)
 
 
 def empty_result(call: Call, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -239,6 +282,13 @@ else:
 
     def starts_on_16_bytes(array: Any) -> bool:
         return array.device_ctypes_pointer.value % 16 == 0
+
+
+def to_device(array: np.ndarray) -> Any:
+    """One of Numba's arrays on the device, of bfloat16 too, which Numba itself does not copy."""
+    if _is_bfloat16(array.dtype):
+        return with_dtype(cuda.to_device(array.view(np.uint16)), array.dtype)
+    return cuda.to_device(array)
 
 
 @cuda.jit

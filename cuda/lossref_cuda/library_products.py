@@ -45,10 +45,12 @@ class Torch:
         return True
 
     def on(self, stream: Any) -> Any:
-        pointer = int(stream)
-        if pointer == self.torch.cuda.current_stream().cuda_stream:
+        pointer, cuda_of_torch = int(stream), self.torch.cuda
+        if pointer == cuda_of_torch.current_stream().cuda_stream:
             return nullcontext()
-        return self.torch.cuda.stream(self.torch.cuda.ExternalStream(pointer))
+        # An ExternalStream of 0 would be one of PyTorch's pool, not the default stream.
+        ours = cuda_of_torch.ExternalStream(pointer) if pointer else cuda_of_torch.default_stream()
+        return cuda_of_torch.stream(ours)
 
     def array(self, array: Any, dtype: np.dtype) -> Any:
         if dtype.kind == "V":  # bfloat16, which the array interface cannot name
@@ -80,7 +82,7 @@ class CuPy:
         return self.cupy.cuda.ExternalStream(pointer) if pointer else self.cupy.cuda.Stream.null
 
     def array(self, array: Any, dtype: np.dtype) -> Any:
-        return self.cupy.asarray(array)
+        return self.cupy.asarray(array.bind(0))  # of an array that names its stream, CuPy waits for that on the host
 
     def multiply(self, a: Any, b: Any, out: Any) -> None:
         self.cupy.cublas.gemm("N", "N", a, b, out=out)

@@ -356,7 +356,7 @@ class Tiles:
     @cached_property
     def strips(self) -> list[tuple[slice, list[slice]]]:
         """(rows, runs of classes that were kept) for each line of tiles. The host waits for the flags."""
-        kept = self.kept.copy_to_host(stream=self.call.stream) != 0
+        kept = self.call.to_host(self.kept) != 0
         rows, classes = self.each
         found = []
         for number, line in enumerate(kept):
@@ -397,7 +397,7 @@ class Rows:
         if call.on_device:
             self.positions = self._positions(vector, ignore_index, filtered)
         else:
-            self.positions = cuda.to_device(kept.astype(np.int64), call.stream)
+            self.positions = call.send(kept.astype(np.int64))
         self._gather = (vector, ignore_index, columns)
 
     def _positions(self, labels: Any, ignore_index: int, filtered: bool) -> Any:
@@ -464,8 +464,8 @@ class Vocabulary:
         columns = classifier.shape[0]
         if not np.array_equal(np.sort(found), np.arange(columns)):
             raise ValueError(f"vocabulary_order: expected 'mean_logit' or an order of {columns} classes")
-        self.order = cuda.to_device(found, call.stream)
-        self.inverse = cuda.to_device(np.argsort(found), call.stream)
+        self.order = call.send(found)
+        self.inverse = call.send(np.argsort(found))
         self.classifier = call.new(classifier.shape, dtype)
         configured(gather_rows, columns, THREADS, call.stream)(classifier, self.order, self.classifier)
         if bias is not None:
@@ -479,11 +479,11 @@ class Vocabulary:
         sums = zeros(self.call, (features,), np.dtype(np.float64))
         configured(add_column_sums, blocks_for(features), THREADS, self.call.stream)(hidden, sums)
         number = arithmetic_dtype(self.dtype)
-        mean = (sums.copy_to_host(stream=self.call.stream) / hidden.shape[0]).astype(number)
+        mean = (self.call.to_host(sums) / hidden.shape[0]).astype(number)
         logits = self.call.new((1, self.classifier.shape[0]), number)
-        mean_state = cuda.to_device(mean.reshape(1, features), self.call.stream)
+        mean_state = self.call.send(mean.reshape(1, features))
         OwnProducts("shared_memory_tiles", self.call.stream).logits(mean_state, self.classifier, self.bias, logits)
-        return np.argsort(logits.copy_to_host(stream=self.call.stream)[0], kind="stable")
+        return np.argsort(self.call.to_host(logits)[0], kind="stable")
 
     def rows_back(self, computed: Any) -> Any:
         """The gradient of the classifier, in the caller's order and dtype."""

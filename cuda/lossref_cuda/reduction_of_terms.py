@@ -127,5 +127,7 @@ class Reduction:
 
 def of_nothing(call: Call, reduction: str, dtype: np.dtype) -> Any:
     """The reduced loss of an empty batch: 0, or NaN for a mean."""
-    nothing = np.asarray(0.0 if reduction == "sum" else math.nan, dtype).reshape(())
-    return cuda.to_device(nothing, call.stream) if call.on_device else nothing
+    number = 0.0 if reduction == "sum" else math.nan
+    if call.on_device:
+        return call.result(call.full((1,), dtype, number), dtype, ())
+    return np.asarray(number, dtype).reshape(())

@@ -108,12 +108,14 @@ def test_torch_works_on_our_stream(monkeypatch):
     entered = []
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: types.SimpleNamespace(cuda_stream=5))
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: pointer)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda: "default")
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: entered.append(stream) or nullcontext())
     library = library_products.Torch(torch)
-    for ours in (5, 9):
+    for ours in (5, 9, 0):
         with library.on(ours):
             pass
-    assert entered == [9]  # where it is at work already, nothing is to be changed
+    # Where it is at work already, nothing is to be changed; and an ExternalStream(0) would be any of its pool.
+    assert entered == [9, "default"]
 
 
 def test_cupys_products_take_what_its_gemm_takes():
