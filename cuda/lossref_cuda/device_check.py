@@ -289,19 +289,14 @@ def measure_attention(queries: int, features: int, keys: int, dtype: str, repeat
 
 def _on_device(hidden: Any, classifier: Any, labels: Any, dtype: str) -> tuple[Any, ...]:
     """As PyTorch's tensors if it can, else as Numba's arrays."""
-    from numba import cuda
+    from lossref_cuda.device_arrays import bfloat16, to_device
 
     torch = _torch_with_cuda()
     if torch is not None:
         real = (torch.from_numpy(array).to("cuda", getattr(torch, dtype)) for array in (hidden, classifier))
         return (*real, torch.from_numpy(labels).cuda())
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        narrow: Any = ml_dtypes.bfloat16
-    else:
-        narrow = dtype
-    return tuple(cuda.to_device(array) for array in (hidden.astype(narrow), classifier.astype(narrow), labels))
+    narrow = bfloat16() if dtype == "bfloat16" else dtype
+    return tuple(to_device(array) for array in (hidden.astype(narrow), classifier.astype(narrow), labels))
 
 
 def _products_alone(problem: Any) -> tuple[Callable[[], None], int]:
@@ -417,7 +412,8 @@ def run_tests() -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=folder.parents[2])
     last = run.stdout.strip().splitlines()[-1:] or [run.stderr.strip()[-200:]]
-    return {"ran": True, "passed": run.returncode == 0, "summary": last[0]}
+    failures = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return {"ran": True, "passed": run.returncode == 0, "summary": last[0], "failures": failures}
 
 
 def describe_device() -> dict[str, Any]:
