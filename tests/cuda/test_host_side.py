@@ -1,0 +1,65 @@
+"""What the host does on a machine with a GPU and not in the simulator: copies, views, strides, streams, the geometry of
+launches. It runs here on a driver that runs no kernel (stand_in_driver.c), in a process of its own, since the driver is
+loaded once. What the kernels compute is for the simulator and for a GPU to say."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import lossref_cuda
+import pytest
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("cc")
+if importlib.util.find_spec("numba_cuda") is None or COMPILER is None or sys.platform != "linux":
+    pytest.skip("needs numba-cuda, and a C compiler on Linux", allow_module_level=True)
+if lossref_cuda.availability().ok:
+    pytest.skip("there is a GPU, or the simulator stands in for one", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("driver")
+    command = [COMPILER, "-shared", "-fPIC", "-w", str(HERE / "stand_in_driver.c"), "-ldl"]
+    subprocess.run([*command, "-o", str(folder / "libcuda.so.1")], check=True)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    program = [sys.executable, str(HERE / "host_side.py")]
+    run = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=300)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return json.loads(run.stdout)
+
+
+def test_every_call_goes_through(found):
+    cases = found["cases"]
+    assert len(cases) > 80
+    assert {name: case["error"] for name, case in cases.items() if case["error"]} == {}
+    assert cases["device: softmax (3, 40)"]["launches"] == 3  # the value, the cotangent, the gradient
+
+
+def test_of_device_arrays_the_host_waits_for_nothing(found):
+    waited = {name: case["waits"] for name, case in found["cases"].items() if not name.startswith("host")}
+    assert not any(waited.values()), waited
+    assert found["cases"]["host: a new axis"]["waits"] > 0  # it would be seen
+
+
+def test_results_name_the_stream_on_which_they_are_made(found):
+    ours = 0x5EED0
+    assert found["streams of results"] == [ours] * 6
+
+
+def test_a_stream_waits_for_arrays_made_on_another(found):
+    """Labels made on ours, on theirs, on none that is known; and both arrays on ours, computed on theirs."""
+    assert found["waits between streams"] == [0, 1, 0, 2]
+
+
+def test_an_interface_without_streams_gives_way_to_dlpack(found):
+    assert found["asked of DLPack beside version 2"] == [1]
+
+
+def test_cupy_is_shown_arrays_without_a_stream(found):
+    """Of an array that names one CuPy waits for it, on the host, before it looks at the memory."""
+    assert found["stream shown to CuPy"] is None
