@@ -35,7 +35,7 @@ from lossref.kernels.cross_entropy import (
     cross_entropy_forward_and_backward,
 )
 from lossref.kernels.cross_entropy_of_a_row import logistic, state_without_label
-from lossref.kernels.rows import BFLOAT16, check_out, computed_in, in_parallel, pieces, read_only
+from lossref.kernels.rows import BFLOAT16, apart, check_outs, computed_in, in_parallel, pieces, read_only
 from lossref.kernels.streaming_state import largest
 
 __all__ = ["value", "value_and_vjp", "vjp"]
@@ -271,10 +271,7 @@ class Gradients:
         self.arguments, self.out = arguments, out
         given = [array for array in arguments.given if array is not None]
         if out is not None:
-            if not isinstance(out, tuple | list) or len(out) != len(given):
-                raise ValueError(f"out: expected a tuple of {len(given)} arrays")
-            for array, target in zip(given, out, strict=True):
-                check_out(target, array.shape, array.dtype)
+            check_outs(out, given)
         self.hidden, self.classifier = (self.sums(k, given) for k in range(2))
         self.hidden = self.hidden.reshape(rows.hidden.shape)
         self.hidden.fill(0)
@@ -288,8 +285,7 @@ class Gradients:
         there."""
         if self.out is None or self.out[k].dtype != self.arguments.dtype:
             return np.empty(given[k].shape, self.arguments.dtype)
-        needed = any(np.may_share_memory(self.out[k], array) for array in given)
-        return np.empty_like(self.out[k]) if needed else self.out[k]
+        return apart(self.out[k], given)
 
     def add(self, gradient, states, positions, spans):
         """One strip of G, rows × classes, of which only the spans of classes count."""

@@ -26,7 +26,10 @@ import numba
 import numpy as np
 
 __all__ = [
+    "apart",
     "around_caches",
+    "check_out",
+    "check_outs",
     "computed_in",
     "empty_result",
     "finish",
@@ -96,7 +99,9 @@ def empty_result(rows, array, axis, out):
     if out is not None:
         check_out(out, array.shape, array.dtype)
         if out.dtype == rows.dtype and axis == out.ndim - 1 and out.flags.aligned:
-            return out.reshape(rows.shape)
+            result = out.reshape(rows.shape)
+            if not overlaps_elsewhere(result, rows):
+                return result
     return np.empty(rows.shape, rows.dtype)
 
 
@@ -108,6 +113,27 @@ def check_out(out, shape, dtype):
         raise ValueError("out: must be C-contiguous")
     if not out.flags.writeable:
         raise ValueError("out: must be writeable")
+
+
+def check_outs(out, arrays):
+    """A tuple of arrays to write to, each like one of `arrays`, and none in the memory of another."""
+    if not isinstance(out, tuple | list) or len(out) != len(arrays):
+        raise ValueError(f"out: expected a tuple of {len(arrays)} arrays")
+    for array, target in zip(arrays, out, strict=True):
+        check_out(target, array.shape, array.dtype)
+    if any(np.may_share_memory(*two) for two in itertools.combinations(out, 2)):
+        raise ValueError("out: two of its arrays share memory")
+
+
+def overlaps_elsewhere(out, array):
+    """Whether writing a row of `out` may destroy another row of `array`. (A row may be written over itself.)"""
+    same = out.ctypes.data == array.ctypes.data and array.flags.c_contiguous
+    return not same and np.may_share_memory(out, array)
+
+
+def apart(out, arrays):
+    """`out`, or fresh memory where one of the arrays is still to be read there."""
+    return np.empty_like(out) if any(np.may_share_memory(out, array) for array in arrays) else out
 
 
 def finish(result, array, axis, out):
@@ -138,6 +164,8 @@ def half_in_parts(function):
             return function(*args, **kwargs)
         if arguments.get("out") is not None:
             check_out(arguments["out"], x.shape, x.dtype)
+            if overlaps_elsewhere(arguments["out"], x):
+                return function(*args, **kwargs)
         for name in {"cotangent", "labels"} & arguments.keys():
             arguments[name] = np.asarray(arguments[name])
         arguments[first] = x

@@ -34,7 +34,7 @@ import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
 from lossref.kernels.lanes import load, load_tail, spread, sum_of, whole, width
-from lossref.kernels.rows import check_out, computed_in, in_parallel, pieces, read_only
+from lossref.kernels.rows import apart, check_out, check_outs, computed_in, in_parallel, pieces, read_only
 from lossref.kernels.softmax import inverse, probability_times_difference, shifted_exponential, weighted_differences
 from lossref.kernels.streaming_state import RUN, absorb, finite, index_of
 from lossref.kernels.writing import write, write_beside
@@ -166,6 +166,10 @@ class Attention:
         below = all(array.max(initial=-np.inf) < np.inf for array in self.given.values())  # NaN is not
         return below and all(a.min(initial=np.inf) > -np.inf for name, a in self.given.items() if name != "bias")
 
+    def tables(self):
+        """All arrays that are read."""
+        return [*self.given.values(), *([] if self.mask is None else [self.mask])]
+
     def tiles(self):
         """Some queries at a time."""
         return [slice(a, min(a + QUERIES, len(self.queries))) for a in range(0, len(self.queries), QUERIES)]
@@ -254,14 +258,15 @@ class Tile:
 def value(queries, keys, values, bias=None, mask=None, *, scale=None, causal=False, block_size=None, out=None):
     """The output, one row for each query."""
     problem = Attention(queries, keys, values, bias, mask, scale, causal, block_size)
-    output = empty_output(problem, out)
-    if not problem.is_sound():
+    target = empty_output(problem, out)
+    output = apart(target, problem.tables())
+    if problem.is_sound():
+        buffers = problem.buffers(1)
+        for rows in problem.tiles():
+            output[rows] = Tile(problem, rows, None, buffers).walk(True)
+    else:
         output.fill(np.nan)
-        return output
-    buffers = problem.buffers(1)
-    for rows in problem.tiles():
-        output[rows] = Tile(problem, rows, None, buffers).walk(True)
-    return output
+    return delivered(output, target)
 
 
 def value_and_vjp(
@@ -290,11 +295,12 @@ def empty_output(problem, out):
 def gradients(problem, cotangent, out, output):
     shape = (len(problem.queries), problem.values.shape[1])
     weights = np.broadcast_to(np.asarray(cotangent), shape)
-    results = empty_gradients(problem, out)
+    targets = empty_gradients(problem, out)
+    results = {name: apart(target, [*problem.tables(), weights]) for name, target in targets.items()}
     if not problem.is_sound():
-        for result in [*results.values()] + [output] * (output is not None):
+        for result in [*targets.values()] + [output] * (output is not None):
             result.fill(np.nan)
-        return tuple(results.values())
+        return tuple(targets.values())
     # Of these every query adds its share, in the dtype in which the kernel computes.
     sums = {name: results[name].astype(problem.dtype, copy=False) for name in ("keys", "values")}
     for total in sums.values():
@@ -310,14 +316,18 @@ def gradients(problem, cotangent, out, output):
         tile.walk_back({**results, **sums})
     for name, total in sums.items():
         np.multiply(total, problem.scale if name == "keys" else 1, out=results[name], casting="unsafe")
-    return tuple(results.values())
+    return tuple(delivered(results[name], target) for name, target in targets.items())
+
+
+def delivered(result, target):
+    """The result where the caller wants it."""
+    if result is not target:
+        target[...] = result
+    return target
 
 
 def empty_gradients(problem, out):
     if out is None:
         return {name: np.empty(array.shape, array.dtype) for name, array in problem.given.items()}
-    if not isinstance(out, tuple | list) or len(out) != len(problem.given):
-        raise ValueError(f"out: expected a tuple of {len(problem.given)} arrays")
-    for array, target in zip(problem.given.values(), out, strict=True):
-        check_out(target, array.shape, array.dtype)
+    check_outs(out, list(problem.given.values()))
     return dict(zip(problem.given, out, strict=True))

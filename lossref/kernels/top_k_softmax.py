@@ -23,7 +23,7 @@ import math
 import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
-from lossref.kernels.rows import check_out, empty_result, finish, in_parallel, pieces, read_only, to_rows
+from lossref.kernels.rows import check_outs, empty_result, finish, in_parallel, pieces, read_only, to_rows
 from lossref.kernels.streaming_state import compensated
 
 __all__ = ["value", "value_and_vjp", "vjp"]
@@ -170,6 +170,8 @@ def gradients(scores, k, bias, cotangent, gates, out):
     check_k(k, rows)
     offsets = None if bias is None else read_only(bias, np.float64)
     weights = read_only(np.broadcast_to(np.asarray(cotangent), scores.shape), rows.dtype)
+    if bias is not None and out is not None:
+        check_outs(out, [scores, np.asarray(bias)])
     for_scores, for_bias = (out, None) if bias is None else (out or (None, None))
     slopes = empty_result(rows, scores, 1, for_scores)
     parts = pieces(*rows.shape)
@@ -186,7 +188,6 @@ def gradients(scores, k, bias, cotangent, gates, out):
     of_bias = sums.sum(0).astype(np.asarray(bias).dtype)
     if for_bias is None:
         return slopes, of_bias
-    check_out(for_bias, of_bias.shape, of_bias.dtype)
     for_bias[...] = of_bias
     return slopes, for_bias
 

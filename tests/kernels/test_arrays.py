@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import lossref as lr
 from lossref.kernels import cross_entropy, log_softmax, logsumexp, rows, softmax
 
 LABELS = np.array([3, 0, 16, 5])
@@ -180,3 +181,44 @@ def test_compiled_for_less_than_this_machine(tmp_path, less):
     """What the kernels assume of the processor is what Numba was told. Without AVX-512 a row may jump too."""
     environment = {**os.environ, **less, "NUMBA_CACHE_DIR": str(tmp_path)}
     assert subprocess.run([sys.executable, "-c", JUMPING], check=False, env=environment).returncode == 0
+
+
+@pytest.mark.parametrize("moved", [1, 64, 300, -1, -300])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "cross_entropy", "top_k_softmax"])
+def test_an_output_that_overlaps_its_argument(name, moved):
+    """A row written over another one must not be read afterwards."""
+    buffer = np.random.default_rng(0).standard_normal(1000 + 40 * 300).astype(np.float32)
+    x, out = (buffer[start : start + 40 * 300].reshape(40, 300) for start in (500, 500 + moved))
+    given = {"cross_entropy": {"labels": np.arange(40)}, "top_k_softmax": {"k": 3}}.get(name, {})
+    loss = getattr(lr, name).path("numba")
+    before, expected = buffer.copy(), loss.grad(x, **given)
+    np.testing.assert_array_equal(loss.grad(x, **given, out=out), expected)
+    buffer[:] = before
+    if loss.returns == "..." or name == "top_k_softmax":
+        expected = loss(x, **given)
+        np.testing.assert_array_equal(loss(x, **given, out=out), expected)
+
+
+def test_attention_written_over_its_arguments():
+    arrays = np.random.default_rng(0).standard_normal((3, 600, 8)).astype(np.float32)
+    attention = lr.softmax_attention.path("numba")
+    value, gradients = attention.value_and_grad(*arrays, cotangent=arrays[2])
+    for k in range(3):
+        given = arrays.copy()
+        np.testing.assert_array_equal(attention(*given, out=given[k]), value)
+    given, cotangent = arrays.copy(), arrays[2].copy()
+    outs = given[2], given[0], given[1]
+    found = attention.grad(*given, cotangent=cotangent, out=outs)
+    for gradient, expected, out in zip(found, gradients, outs, strict=True):
+        np.testing.assert_array_equal(gradient, expected)
+        assert gradient is out
+
+
+def test_outputs_that_overlap_each_other_are_refused():
+    x, same = np.ones((4, 4)), np.empty((4, 4))
+    with pytest.raises(ValueError, match=r"^out: two of its arrays share memory"):
+        lr.softmax_attention.path("numba").grad(x, x, x, out=(same, np.empty((4, 4)), same))
+    with pytest.raises(ValueError, match=r"^out: two of its arrays share memory"):
+        lr.linear_cross_entropy.path("numba").grad(x, x, [0, 1, 2, 3], out=(same, same))
+    with pytest.raises(ValueError, match=r"^out: expected a tuple of 2"):
+        lr.top_k_softmax.path("numba").grad(x, k=2, bias=x[0], out=same)
