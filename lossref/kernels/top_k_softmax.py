@@ -60,11 +60,13 @@ def biased(scores, bias, j):
 
 @inlined
 def strongest(scores, bias, chosen):
-    """Where the largest of the chosen sums stands."""
+    """Where the largest of the chosen sums stands, of the exact ones: rounded, they may all be equal."""
     best = 0
+    largest, largest_lost = biased(scores, bias, chosen[0])
     for t in range(1, chosen.size):
-        if biased(scores, bias, chosen[t])[0] > biased(scores, bias, chosen[best])[0]:
-            best = t
+        total, lost = biased(scores, bias, chosen[t])
+        if (total - largest) + (lost - largest_lost) > 0.0:
+            best, largest, largest_lost = t, total, lost
     return best
 
 

@@ -82,3 +82,13 @@ def test_a_row_of_masks_is_refused():
     scores[1] = -np.inf
     with pytest.raises(ValueError, match=r"^scores: expected a finite entry in every row"):
         NUMBA(scores, k=2)
+
+
+def test_a_bias_that_the_rounded_sums_have_lost():
+    """Of equal sums the kernel must not take the wrong one for the largest."""
+    scores, bias = np.full((2, 3), -1e30), np.array([-900.0, 800.0, 799.0])
+    np.testing.assert_array_equal(NUMBA(scores, k=3, bias=bias), NUMPY(scores, k=3, bias=bias))
+    cotangent = np.array([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]])
+    found, expected = (gate.grad(scores, k=3, bias=bias, cotangent=cotangent) for gate in (NUMBA, NUMPY))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
