@@ -35,7 +35,7 @@ TILE = (128, 128)  # rows and classes of a tile of the gradient filter
 
 @loss(
     of=("hidden", "classifier", "bias"),
-    returns=lambda labels, shift: labels[..., shift:].shape,
+    returns=lambda labels, shift: predicted(labels, shift).shape,
     paper=Paper("Cut Your Losses in Large-Vocabulary Language Models", 2025, "arXiv:2411.09009"),
 )
 def linear_cross_entropy(
@@ -127,7 +127,7 @@ def _(
 
 @linear_cross_entropy.divisor
 def _(labels, ignore_index, shift):
-    return np.count_nonzero(labels[..., shift:] != ignore_index)
+    return np.count_nonzero(predicted(labels, shift) != ignore_index)
 
 
 @linear_cross_entropy.kinks
@@ -146,10 +146,15 @@ def _(hidden, classifier, labels):
     return -np.log(np.take_along_axis(e, labels[..., None], -1)[..., 0] / e.sum(-1))
 
 
+def predicted(labels, shift):
+    """The labels that some state predicts. (The label of a single state has no axis to shift along.)"""
+    return labels[..., shift:] if shift else labels
+
+
 def _shifted(hidden, labels, shift):
     """The states that predict something, as rows, and the labels that they predict."""
     states = hidden[..., : hidden.shape[-2] - shift, :] if shift else hidden
-    return states.reshape(-1, hidden.shape[-1]), labels[..., shift:]
+    return states.reshape(-1, hidden.shape[-1]), predicted(labels, shift)
 
 
 def _logits(rows, classifier, bias):

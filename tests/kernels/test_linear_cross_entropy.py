@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import lossref as lr
 from lossref.kernels import cross_entropy, linear_cross_entropy
 
 OPTIONS = {"bias": True, "softcap": 4.0, "label_smoothing": 0.125, "z_loss_weight": 0.015625}
@@ -227,3 +228,16 @@ def test_out_may_be_the_arguments_themselves():
     )
     assert found[0] is hidden and found[1] is classifier
     close([terms, *found], [expected[0], *expected[1]], np.float64)
+
+
+@pytest.mark.parametrize("path", ["numpy", "numba"])
+def test_a_single_state(path):
+    """Without any axis of rows."""
+    hidden, classifier = np.array([1.0, 2.0, -1.0]), np.eye(3)
+    loss = lr.linear_cross_entropy.path(path)
+    one, row = (loss.value_and_grad(h, classifier, y) for h, y in ((hidden, 1), (hidden[None], [1])))
+    assert one[0] == row[0] and one[1].hidden.shape == (3,)
+    np.testing.assert_array_equal(one[1].hidden, row[1].hidden[0])
+    np.testing.assert_array_equal(one[1].classifier, row[1].classifier)
+    with pytest.raises(ValueError, match="^shift"):
+        loss(hidden, classifier, 1, shift=1)
