@@ -720,6 +720,8 @@ class Problem:
         self.queries, self.dtype, _ = self.call.rows(queries)
         self.keys, self.values = self.call.rows(keys)[0], self.call.rows(values)[0]
         (self.n, self.d), (self.m, self.e) = self.queries.shape, self.values.shape
+        if self.m == 0:  # the place of a query's largest product would be nowhere
+            raise ValueError(f"keys: expected at least one key, got shape {tuple(self.keys.shape)}")
         self.biased, self.masked = bias is not None, mask is not None
         self.bias = self.call.rows(bias)[0] if self.biased else self.queries
         self.mask = self.call.vector(mask) if self.masked else self.call.new((1,), np.dtype(bool))

@@ -36,6 +36,8 @@ def found(tmp_path_factory):
 def test_every_call_goes_through(found):
     cases = found["cases"]
     assert len(cases) > 80
+    refused = cases.pop("refused: no keys")["error"]
+    assert refused == "ValueError: keys: expected at least one key, got shape (0, 3)"
     assert {name: case["error"] for name, case in cases.items() if case["error"]} == {}
     assert cases["device: softmax (3, 40)"]["launches"] == 3  # the value, the cotangent, the gradient
 
