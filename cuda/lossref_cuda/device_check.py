@@ -433,6 +433,20 @@ def describe_device() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Of whatever takes part: a compiler, a linker and a driver of different releases are the first suspects."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = ("numba-cuda", "cuda-core", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink", "torch", "cupy-cuda13x")
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def draw(timings: list[Timing], title: str, file: Path) -> None:
     """The share of the copy rate of each rung, one line a shape."""
     import matplotlib
@@ -512,6 +526,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = {
         "device": device,
         "python": platform.python_version(),
+        "packages": versions(),
         "tests": tests,
         "timings": [one._asdict() for one in timings],
         "linear_cross_entropy": [one._asdict() for one in linear_timings],
