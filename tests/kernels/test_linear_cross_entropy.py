@@ -239,5 +239,5 @@ def test_a_single_state(path):
     assert one[0] == row[0] and one[1].hidden.shape == (3,)
     np.testing.assert_array_equal(one[1].hidden, row[1].hidden[0])
     np.testing.assert_array_equal(one[1].classifier, row[1].classifier)
-    with pytest.raises(ValueError, match="^shift"):
+    with pytest.raises(ValueError, match=r"^shift"):
         loss(hidden, classifier, 1, shift=1)
