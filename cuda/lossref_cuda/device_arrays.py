@@ -278,7 +278,7 @@ else:
         return DeviceNDArray(shape, strides, array.dtype, gpu_data=array.gpu_data)
 
     def with_dtype(array: Any, dtype: np.dtype) -> Any:
-        return DeviceNDArray(array.shape, array.strides, dtype, gpu_data=array.gpu_data)
+        return DeviceNDArray(array.shape, array.strides, dtype, array.stream, array.gpu_data)
 
     def starts_on_16_bytes(array: Any) -> bool:
         return array.device_ctypes_pointer.value % 16 == 0
