@@ -405,7 +405,7 @@ def cross_entropy(call: Call, cotangent: Any):
     )
     whole = merged(summaries, 1, cross_entropy_in_parts.merged_summaries)
     terms = in_chunks(_terms, whole, labels, label_weights, **same, dtype=np.float64, chunks=of_rows)
-    terms = terms[:, 0].astype(logits.dtype)
+    terms = in_chunks(_rounded, terms[:, 0], to=logits.dtype, dtype=logits.dtype, chunks=(row_chunks,))
     divisor = None
     value = terms
     if call.reduction != "none":
@@ -413,7 +413,7 @@ def cross_entropy(call: Call, cotangent: Any):
     if call.reduction == "mean":
         divisor = label_weights.sum() if call.divisor is None else da.asarray(np.float64(call.divisor))
         value = in_chunks(_quotient, value, divisor, dtype=value.dtype, chunks=())
-    value = value.astype(logits.dtype)
+    value = in_chunks(_rounded, value, to=logits.dtype, dtype=logits.dtype, chunks=value.chunks)
     if cotangent is None:
         return value, None
     scales = cotangent_as_dask(lossref.cross_entropy, call, cotangent, terms.shape, terms.chunks)
@@ -495,6 +495,11 @@ def _gradient(logits, labels, slopes, weights=None, *, ignored, options, block_i
     slopes = np.ascontiguousarray(slopes[:, 0])
     cross_entropy_in_parts.write_gradient(part, first, keep, slopes, weights, options, gradient)
     return gradient.astype(logits.dtype, copy=False)
+
+
+def _rounded(numbers, to):
+    with np.errstate(over="ignore"):  # a loss may be too large for its dtype
+        return numbers.astype(to)
 
 
 def _quotient(a, b):

@@ -170,6 +170,15 @@ def test_integers_and_numpy_arrays_are_welcome(rng):
     agrees(on_dask.cross_entropy(da.from_array(logits, chunks=5), da.from_array(labels, chunks=2)).compute(), expected)
 
 
+def test_a_loss_too_large_for_its_dtype_is_infinite():
+    """As on the other paths, and without a warning."""
+    logits, labels = np.array([[6e4, -6e4], [0.0, 1.0]], np.float16), np.array([1, 0])
+    lazy = da.from_array(logits, chunks=1)
+    assert on_dask.cross_entropy(lazy, labels, reduction="sum").compute() == np.inf
+    terms = on_dask.cross_entropy(lazy, labels, reduction="none").compute()
+    np.testing.assert_array_equal(terms, lr.cross_entropy.path("numba")(logits, labels, reduction="none"))
+
+
 def test_nothing_is_kept(rng):
     logits = da.from_array(logits_and_labels(rng)[0], chunks=(3, 8))
     value, gradient = on_dask.cross_entropy.value_and_grad(logits, np.full(ROWS, -100))
