@@ -373,7 +373,7 @@ class Loss(Examples):
 
     def _reduce(self, call: Call, terms):
         if not self.reducible or call.reduction == "none":
-            return terms[()]
+            return terms if terms.ndim else terms[()]  # as NumPy: `out` itself, and a scalar for no dimension
         if call.reduction == "mean" and self.mean_factor_rule is not None:
             terms = terms * _call_with(self.mean_factor_rule, call.arguments).astype(call.dtype)
         accurate = wide(call.dtype).type
@@ -409,10 +409,12 @@ class Loss(Examples):
             shape = ()
         if array.shape not in ((), shape):
             raise ValueError(message("cotangent", f"a number or shape {shape}", f"shape {array.shape}"))
-        if not np.isfinite(array).all():
-            index = first_index(~np.isfinite(array))
-            raise ValueError(message("cotangent", "finite numbers", array[index], index))
-        return np.broadcast_to(array.astype(call.dtype), shape)
+        with np.errstate(over="ignore"):
+            converted = array.astype(call.dtype)
+        if not np.isfinite(converted).all():
+            index = first_index(~np.isfinite(converted))
+            raise ValueError(message("cotangent", f"finite numbers of {call.dtype}", array[index], index))
+        return np.broadcast_to(converted, shape)
 
     def _reduction_options(self, call: Call) -> dict:
         return {"reduction": call.reduction, "divisor": call.divisor} if self.reducible else {}

@@ -215,8 +215,7 @@ def under_cap(x, constants):
 @inlined
 def smoothed(x, weight, constants):
     m, factor, share = constants
-    slope = select(magnitude_is_infinite(x), 0.0, fused_multiply_add(weight, -share, plain(x, (m, factor))))
-    return slope
+    return fused_multiply_add(weight, -share, plain(x, (m, factor)))
 
 
 @inlined

@@ -85,6 +85,7 @@ def test_16_bits_are_computed_wide_and_rounded_once(dtype):
     out = np.empty_like(x)
     assert softmax.value(x, out=out) is out
     np.testing.assert_array_equal(out, wide[2].astype(dtype))
+    assert lr.softmax.path("numba")(x, out=out) is out
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

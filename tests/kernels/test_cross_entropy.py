@@ -159,6 +159,9 @@ def test_masked_classes():
     np.testing.assert_array_equal(gradient, [[0, -0.5, 0.5], [-1, 0.5, 0.5], [0, 0, 0]])
     smoothed = cross_entropy.value(x, [1, 0, 2], label_smoothing=0.1)
     np.testing.assert_array_equal(smoothed, [inf, inf, inf])
+    for options in ({}, {"weight": np.array([2.0, 1, 1])}):  # of which smoothing pulls each class, as far away as it is
+        slopes = cross_entropy.vjp(x[:1], [1], cotangent=np.ones(1), label_smoothing=0.3, **options)
+        assert slopes[0, 0] == pytest.approx(-0.1 * options.get("weight", [1])[0], rel=1e-15)
     for label in (1, 2):  # a masked class that has no weight is not there
         one, g = cross_entropy.value_and_vjp(
             x[:1], [label], cotangent=np.ones(1), label_smoothing=0.1, weight=np.array([0, 1, 1.0])
