@@ -662,19 +662,21 @@ def _prepared(call: Call, logits: Any, labels: Any, weight: Any) -> tuple:
     return rows, dtype, call.vector(labels), None if weight is None else call.vector(weight)
 
 
-def _run(logits, labels, cotangent, weight, want_gradient, options):
+def _run(logits, labels, cotangent, weight, want_gradient, options, out=None):
     on_device = [cotangent] if lives_on_device(cotangent) else []
-    call = Call(logits, labels, weight, *on_device, stream=options.pop("stream", None))
+    call = Call(logits, labels, weight, *on_device, out, stream=options.pop("stream", None))
     rows, dtype, labels, weight = _prepared(call, logits, labels, weight)
     count = rows.shape[0]
     if count == 0:
-        return empty_result(call, (0,), dtype), empty_result(call, tuple(rows.shape), dtype)
+        return empty_result(call, (0,), dtype), empty_result(call, tuple(rows.shape), dtype, out)
     terms = call.new((count,), dtype)
-    gradient = call.new(rows.shape, dtype) if want_gradient else None
-    weights = call.numbers(cotangent, dtype) if want_gradient else None
+    gradient = weights = None
+    if want_gradient:
+        weights = call.numbers(cotangent, dtype)
+        gradient = call.output(out, tuple(rows.shape), dtype, reads=[rows, labels, weight, weights])
     launch(call, rows, labels, weight, weights, terms, gradient, **options)
     values = call.result(terms, dtype, (count,))
-    return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
+    return values, call.result(gradient, dtype, tuple(rows.shape), out=out) if want_gradient else None
 
 
 def value(logits: Any, labels: Any, *, weight: Any = None, **options: Any) -> Any:
@@ -682,35 +684,39 @@ def value(logits: Any, labels: Any, *, weight: Any = None, **options: Any) -> An
     return _run(logits, labels, None, weight, False, options)[0]
 
 
-def vjp(logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **options: Any) -> Any:
-    """d (sum of cotangent * terms) / d logits."""
-    return _run(logits, labels, cotangent, weight, True, options)[1]
+def vjp(
+    logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, out: Any = None, **options: Any
+) -> Any:  # fmt: skip
+    """d (sum of cotangent * terms) / d logits. `out` may be the logits."""
+    return _run(logits, labels, cotangent, weight, True, options, out)[1]
 
 
-def value_and_vjp(logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, **options: Any) -> tuple[Any, Any]:
-    """Both, from one kernel."""
-    return _run(logits, labels, cotangent, weight, True, options)
+def value_and_vjp(
+    logits: Any, labels: Any, *, cotangent: Any, weight: Any = None, out: Any = None, **options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    """Both, from one kernel; `out` is for the gradient."""
+    return _run(logits, labels, cotangent, weight, True, options, out)
 
 
-def _reduced(logits, labels, reduction, divisor, cotangent, weight, want_gradient, options):
+def _reduced(logits, labels, reduction, divisor, cotangent, weight, want_gradient, options, out=None):
     if reduction == "none":
-        return _run(logits, labels, cotangent, weight, want_gradient, options)
+        return _run(logits, labels, cotangent, weight, want_gradient, options, out)
     there = [cotangent] if lives_on_device(cotangent) else []
-    call = Call(logits, labels, weight, *there, stream=options.pop("stream", None))
+    call = Call(logits, labels, weight, *there, out, stream=options.pop("stream", None))
     rows, dtype, labels, weight = _prepared(call, logits, labels, weight)
     count, columns = rows.shape
     if count == 0:
-        return of_nothing(call, reduction, dtype), empty_result(call, tuple(rows.shape), dtype)
+        return of_nothing(call, reduction, dtype), empty_result(call, tuple(rows.shape), dtype, out)
     ignore_index = int(options.get("ignore_index", -100))
     whole = Reduction(call, labels, columns, weight, ignore_index, dtype, reduction, divisor)
     terms = call.new((count,), arithmetic_dtype(dtype))  # not yet rounded to the caller's dtype
     gradient = scale = None
     if want_gradient:
-        gradient = call.new(rows.shape, dtype)
+        gradient = call.output(out, tuple(rows.shape), dtype, reads=[rows, labels, weight])
         scale = whole.scale(call.numbers(cotangent, dtype))
     launch(call, rows, labels, weight, scale, terms, gradient, **options)
     values = call.result(whole.result(terms), dtype, ())
-    return values, call.result(gradient, dtype, tuple(rows.shape)) if want_gradient else None
+    return values, call.result(gradient, dtype, tuple(rows.shape), out=out) if want_gradient else None
 
 
 def reduced_value(
@@ -734,8 +740,9 @@ def reduced_value_and_vjp(
     divisor: float | None = None,
     cotangent: Any = 1.0,
     weight: Any = None,
+    out: Any = None,
     **options: Any,
 ) -> tuple[Any, Any]:
     """The reduced loss and its gradient. The divisor is computed on the device before the gradient needs
     it."""
-    return _reduced(logits, labels, reduction, divisor, cotangent, weight, True, options)
+    return _reduced(logits, labels, reduction, divisor, cotangent, weight, True, options, out)

@@ -6,6 +6,7 @@ shape and turns the results back. bfloat16 is handed to the kernels as uint16.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterable
@@ -214,23 +215,81 @@ class Call:
             self.stream.synchronize()
         return host
 
-    def result(self, array: Any, dtype: np.dtype, shape: tuple[int, ...], axis: int = -1) -> Any:
-        """A kernel's output in the caller's shape and dtype; the last axis goes back to where it came
-        from."""
+    def output(
+        self, out: Any, shape: tuple[int, ...], dtype: np.dtype, axis: int = -1, *, reads: Iterable[Any] = (),
+        in_place: bool = True,
+    ) -> Any:  # fmt: skip
+        """Rows for a kernel to write to, the result being of this shape: the memory of `out` where that is possible,
+        else new memory, from which `result` copies. `reads` are the views that the kernel reads (or None); `in_place`
+        says whether it may write over one of them."""
+        axis = range(len(shape))[axis]
+        rows = math.prod(shape[:axis] + shape[axis + 1 :]), shape[axis]
+        if out is None:
+            return self.new(rows, dtype)
+        self.check_out(out, shape, dtype)
+        if not self.on_device or axis != len(shape) - 1 or not (target := self._view(out)[0]).is_c_contiguous():
+            return self.new(rows, dtype)
+        target = target.reshape(rows)
+        for array in filter(lambda array: array is not None, reads):
+            same = start_of(array) == start_of(target) and (array.shape, array.dtype) == (rows, target.dtype)
+            if same and in_place:
+                target = array
+            elif overlap(array, target):
+                return self.new(rows, dtype)
+        return target
+
+    def check_out(self, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        where = "on the device" if self.on_device else "of NumPy"
+        if lives_on_device(out) != self.on_device or not hasattr(out, "shape"):
+            raise ValueError(f"out: expected an array {where}, got {type(out).__name__}")
+        found = self._view(out)[1]
+        if tuple(out.shape) != tuple(shape) or found != dtype:
+            raise ValueError(f"out: expected an array of {dtype} {tuple(shape)}, got {found} {tuple(out.shape)}")
+        if is_read_only(out, self.stream) if self.on_device else not out.flags.writeable:
+            raise ValueError("out: must be writeable")
+
+    def check_outs(self, out: Any, results: list[tuple[tuple[int, ...], np.dtype]]) -> tuple:
+        """A tuple of arrays to write to, or None for each."""
+        if out is None:
+            return (None,) * len(results)
+        if not isinstance(out, tuple | list) or len(out) != len(results):
+            raise ValueError(f"out: expected a tuple of {len(results)} arrays")
+        for each, (shape, dtype) in zip(out, results, strict=True):
+            self.check_out(each, shape, dtype)
+        views = [self._view(each)[0] for each in out]
+        for first, second in itertools.combinations(views, 2):
+            if overlap(first, second) if self.on_device else np.may_share_memory(first, second):
+                raise ValueError("out: two of its arrays share memory")
+        return tuple(out)
+
+    def result(self, array: Any, dtype: np.dtype, shape: tuple[int, ...], axis: int = -1, out: Any = None) -> Any:
+        """A kernel's output in the caller's shape and dtype; the last axis goes back to where it came from. In `out`,
+        if there is one."""
         order: tuple[int, ...] = tuple(range(len(shape)))
         if shape:
             axis = range(len(shape))[axis]
             order = (*order[:axis], len(shape) - 1, *order[axis:-1])
         if not self.on_device:
             host = self.to_host(array)
-            host = host.view(dtype) if _is_bfloat16(dtype) else host
-            return host.reshape(shape).transpose(order)
+            host = (host.view(dtype) if _is_bfloat16(dtype) else host).reshape(shape).transpose(order)
+            if out is None:
+                return host
+            out[...] = host
+            return out
         array = permuted(array.reshape(shape), order)
+        if out is not None:
+            target = self._view(out)[0]
+            if array.size and start_of(target) != start_of(array):
+                _gather(array, target, self.stream)
+            return out
         # Who takes it over has to know where it is made, and Numba's views forget.
         return (with_dtype(array, dtype) if _is_bfloat16(dtype) else array).bind(self.stream)
 
 
-def empty_result(call: Call, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+def empty_result(call: Call, shape: tuple[int, ...], dtype: np.dtype, out: Any = None) -> Any:
+    if out is not None:
+        call.check_out(out, shape, dtype)
+        return out
     if call.on_device:
         array = call.new(shape, dtype)
         return with_dtype(array, dtype) if _is_bfloat16(dtype) else array
@@ -255,8 +314,14 @@ if SIMULATED:
     def with_dtype(array: Any, dtype: np.dtype) -> Any:
         return FakeCUDAArray(array._ary.view(dtype))
 
+    def start_of(array: Any) -> int:
+        return array._ary.ctypes.data
+
     def starts_on_16_bytes(array: Any) -> bool:
         return True
+
+    def is_read_only(array: Any, stream: Any) -> bool:
+        return not array._ary.flags.writeable
 
 else:
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
@@ -280,8 +345,30 @@ else:
     def with_dtype(array: Any, dtype: np.dtype) -> Any:
         return DeviceNDArray(array.shape, array.strides, dtype, array.stream, array.gpu_data)
 
+    def start_of(array: Any) -> int:
+        return array.device_ctypes_pointer.value or 0  # None of an array without elements
+
     def starts_on_16_bytes(array: Any) -> bool:
-        return array.device_ctypes_pointer.value % 16 == 0
+        return start_of(array) % 16 == 0
+
+    def is_read_only(array: Any, stream: Any) -> bool:
+        return bool(interface_of(array, int(stream))[0]["data"][1])
+
+
+def overlap(first: Any, second: Any) -> bool:
+    """Whether two views have memory in common; between the elements of a view that is not contiguous counts too."""
+    begin, end = zip(*(extent(array) for array in (first, second)), strict=True)
+    return max(begin) < min(end)
+
+
+def extent(array: Any) -> tuple[int, int]:
+    begin = end = start_of(array)
+    if array.size == 0:
+        return begin, end
+    for size, stride in zip(array.shape, array.strides, strict=True):
+        begin += min(0, (size - 1) * stride)
+        end += max(0, (size - 1) * stride)
+    return begin, end + array.dtype.itemsize
 
 
 def to_device(array: np.ndarray) -> Any:

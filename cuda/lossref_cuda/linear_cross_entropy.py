@@ -445,10 +445,12 @@ class Rows:
 
 
 def zeros(call: Call, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    array = call.new(shape, dtype)
-    size = math.prod(shape)
-    if size:
-        configured(fill, min(blocks_for(size), 1 << 16), THREADS, call.stream)(array.reshape((size,)), 0.0)
+    return cleared(call, call.new(shape, dtype))
+
+
+def cleared(call: Call, array: Any) -> Any:
+    if array.size:
+        configured(fill, min(blocks_for(array.size), 1 << 16), THREADS, call.stream)(array.reshape((array.size,)), 0.0)
     return array
 
 
@@ -518,9 +520,11 @@ class Problem:
         self, hidden: Any, classifier: Any, labels: Any, bias: Any, cotangent: Any, *, softcap: float | None = None,
         ignore_index: int = -100, label_smoothing: float = 0.0, z_loss_weight: float = 0.0,
         filter_eps: float | str | None = None, block_size: int | tuple[int, int] | None = None, shift: int = 0,
-        vocabulary_order: Any = None, rung: str | None = None, library: Library | None = None, stream: Any = None,
+        vocabulary_order: Any = None, out: Any = None, rung: str | None = None, library: Library | None = None,
+        stream: Any = None,
     ):  # fmt: skip
         there = [cotangent] if lives_on_device(cotangent) else []
+        there += out if isinstance(out, tuple | list) else ()
         self.call = call = Call(hidden, classifier, labels, bias, *there, stream=stream)
         if not call.on_device:
             labels = np.asarray(labels).astype(np.int64, copy=False)
@@ -541,6 +545,9 @@ class Problem:
         self.rows = Rows(call, labels, int(shift), int(ignore_index), self.columns, self.limit is not None)
         self.number = arithmetic_dtype(dtype)
         self.biased = bias is not None
+        shapes = [self.hidden_shape, self.classifier_shape] + ([(self.columns,)] if self.biased else [])
+        self.outs = call.check_outs(out, [(shape, dtype) for shape in shapes])
+        self.reads = [self.hidden, classifier]
         if self.rows.count:
             if self.hidden_shape[-1] == 0:  # no features: one that is 0, for the products to have something to multiply
                 self.hidden = zeros(call, (self.rows.all, 1), dtype)
@@ -610,10 +617,19 @@ class Gradients:
     def __init__(self, problem: Problem):
         self.problem, self.call = problem, problem.call
         features = problem.hidden_shape[-1]
-        self.hidden = zeros(self.call, (problem.rows.all, features), problem.dtype)
-        self.classifier = zeros(self.call, (problem.columns, max(features, 1)), problem.number)
+        self.hidden = cleared(self.call, self._place(0, (problem.rows.all, features), problem.dtype))
+        self.classifier = cleared(self.call, self._place(1, (problem.columns, max(features, 1)), problem.number))
         self.bias = zeros(self.call, (problem.columns,), np.dtype(np.float64)) if problem.biased else None
         self.chunk: Any = None  # of dH, on its way to its place
+
+    def _place(self, which: int, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """The caller's memory, if that is where such numbers go in this order."""
+        problem, out = self.problem, self.problem.outs[which]
+        ordered = which == 0 or not problem.rows.count or problem.vocabulary.order is None
+        if out is None or not ordered or math.prod(shape) != math.prod(out.shape) or dtype != problem.dtype:
+            return self.call.new(shape, dtype)
+        place = self.call.output(out, tuple(out.shape), dtype, reads=problem.reads, in_place=False)
+        return place.reshape(shape)
 
     def add(self, g: Any, hidden: Any, tiles: Tiles | None, now: slice) -> None:
         problem, stream = self.problem, self.call.stream
@@ -651,7 +667,8 @@ class Gradients:
         found.append((classifier, (columns, features)))
         if problem.biased:
             found.append((bias, (columns,)))
-        return tuple(call.result(array, problem.dtype, shape) for array, shape in found)
+        ready = zip(found, problem.outs, strict=True)
+        return tuple(call.result(array, problem.dtype, shape, out=out) for (array, shape), out in ready)
 
 
 def _run(arguments, bias, reduction, divisor, cotangent, want_gradient, options):
@@ -693,7 +710,7 @@ def value(hidden: Any, classifier: Any, labels: Any, *, bias: Any = None, **opti
 def vjp(
     hidden: Any, classifier: Any, labels: Any, *, cotangent: Any, bias: Any = None, **options: Any
 ) -> tuple[Any, ...]:
-    """d (sum of cotangent * terms) by hidden, classifier and, if given, bias."""
+    """d (sum of cotangent * terms) by hidden, classifier and, if given, bias. `out` is a tuple of arrays for them."""
     return _run((hidden, classifier, labels), bias, "none", None, cotangent, True, options)[1]
 
 

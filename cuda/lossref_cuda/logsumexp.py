@@ -281,22 +281,22 @@ def launch(
     configured(KERNELS[rung][0], *geometry(rung, rows), call.stream)(x, lse, cotangent, gradient, wanted)
 
 
-def _run(x, cotangent, axis, keepdims, want_value, want_gradient, options):
-    call = Call(x, cotangent if want_gradient else None, stream=options.pop("stream", None))
+def _run(x, cotangent, axis, keepdims, want_value, want_gradient, options, out=None):
+    call = Call(x, cotangent if want_gradient else None, out, stream=options.pop("stream", None))
     rows, dtype, shape = call.rows(x, axis)
     axis = range(len(shape))[axis]
+    original = (*shape[:axis], shape[-1], *shape[axis:-1])
     reduced = (*shape[:axis], 1, *shape[axis:-1]) if keepdims else shape[:-1]
     if rows.shape[0] == 0:
-        original = (*shape[:axis], shape[-1], *shape[axis:-1])
-        return empty_result(call, reduced, dtype), empty_result(call, original, dtype)
+        return empty_result(call, reduced, dtype), empty_result(call, original, dtype, out)
     lse = call.new((rows.shape[0],), dtype)
     gradient = weights = None
     if want_gradient:
-        gradient = call.new(rows.shape, dtype)
         weights = call.vector(call.cotangent(cotangent, reduced, dtype))
+        gradient = call.output(out, original, dtype, axis, reads=[rows, weights])
     launch(call, rows, lse, weights, gradient, **options)
     value_out = call.result(lse, dtype, reduced) if want_value else None
-    gradient_out = call.result(gradient, dtype, shape, axis) if want_gradient else None
+    gradient_out = call.result(gradient, dtype, shape, axis, out) if want_gradient else None
     return value_out, gradient_out
 
 
@@ -305,14 +305,18 @@ def value(x: Any, *, axis: int = -1, keepdims: bool = False, **options: Any) -> 
     return _run(x, None, axis, keepdims, True, False, options)[0]
 
 
-def vjp(x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, **options: Any) -> Any:
+def vjp(
+    x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, out: Any = None, **options: Any
+) -> Any:  # fmt: skip
     """The gradient of the sum of cotangent * value: cotangent times softmax."""
-    return _run(x, cotangent, axis, keepdims, False, True, options)[1]
+    return _run(x, cotangent, axis, keepdims, False, True, options, out)[1]
 
 
-def value_and_vjp(x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, **options: Any) -> tuple[Any, Any]:
-    """Both, for one read of the row more than the value alone."""
-    return _run(x, cotangent, axis, keepdims, True, True, options)
+def value_and_vjp(
+    x: Any, *, cotangent: Any, axis: int = -1, keepdims: bool = False, out: Any = None, **options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    """Both, for one read of the row more than the value alone; `out` is for the gradient."""
+    return _run(x, cotangent, axis, keepdims, True, True, options, out)
 
 
 def reduced_value(x: Any, **options: Any) -> Any:

@@ -590,15 +590,17 @@ def launch_vjp(
     configured(kernel, *geometry(rung, rows), call.stream)(x, cotangents, gradient)
 
 
-def value(x: Any, *, axis: int = -1, algorithm: str = "three_pass", stream: Any = None, **options: Any) -> Any:
+def value(
+    x: Any, *, axis: int = -1, algorithm: str = "three_pass", out: Any = None, stream: Any = None, **options: Any
+) -> Any:  # fmt: skip
     """softmax along `axis`. `rung=` and `stream=` choose how it runs."""
-    call = Call(x, stream=stream)
+    call = Call(x, out, stream=stream)
     rows, dtype, shape = call.rows(x, axis)
     if rows.size == 0:
-        return empty_result(call, tuple(x.shape), dtype)
-    y = call.new(rows.shape, dtype)
+        return empty_result(call, tuple(x.shape), dtype, out)
+    y = call.output(out, tuple(x.shape), dtype, axis, reads=[rows])
     launch(call, rows, y, algorithm=algorithm, **options)
-    return call.result(y, dtype, shape, axis)
+    return call.result(y, dtype, shape, axis, out)
 
 
 def vjp(
@@ -607,26 +609,29 @@ def vjp(
     cotangent: Any,
     axis: int = -1,
     algorithm: str = "three_pass",
+    out: Any = None,
     stream: Any = None,
     **options: Any,
 ) -> Any:
     """p (w - <p, w>). The algorithm makes no difference here."""
-    call = Call(x, cotangent, stream=stream)
+    call = Call(x, cotangent, out, stream=stream)
     rows, dtype, shape = call.rows(x, axis)
     if rows.size == 0:
-        return empty_result(call, tuple(x.shape), dtype)
+        return empty_result(call, tuple(x.shape), dtype, out)
     cotangents, _, _ = call.rows(call.cotangent(cotangent, tuple(x.shape), dtype), axis)
-    gradient = call.new(rows.shape, dtype)
+    gradient = call.output(out, tuple(x.shape), dtype, axis, reads=[rows, cotangents])
     launch_vjp(call, rows, cotangents, gradient, **options)
-    return call.result(gradient, dtype, shape, axis)
+    return call.result(gradient, dtype, shape, axis, out)
 
 
-def value_and_vjp(x: Any, *, cotangent: Any, axis: int = -1, algorithm: str = "three_pass", **options: Any):
-    """Both, one after the other."""
+def value_and_vjp(
+    x: Any, *, cotangent: Any, axis: int = -1, algorithm: str = "three_pass", out: Any = None, **options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    """Both, one after the other; `out` is for the gradient."""
     result = value(x, axis=axis, algorithm=algorithm, **options)
     vjp_options = {**options, "rung": options.get("rung") if options.get("rung") in VJP_RUNGS else None}
     vjp_options.pop("pieces", None)
-    return result, vjp(x, cotangent=cotangent, axis=axis, **vjp_options)
+    return result, vjp(x, cotangent=cotangent, axis=axis, out=out, **vjp_options)
 
 
 def reduced_value(x: Any, **options: Any) -> Any:

@@ -733,6 +733,11 @@ class Problem:
         """What every kernel takes after queries, keys and values."""
         return self.bias, self.biased, self.mask, self.masked, self.causal, self.factor
 
+    @property
+    def tables(self) -> list:
+        """All that the kernels read."""
+        return [self.queries, self.keys, self.values, self.bias, self.mask]
+
     def numbers(self) -> Any:
         """One number for each query, in the dtype of the arithmetic."""
         return self.call.new((self.n,), arithmetic_dtype(self.dtype))
@@ -749,8 +754,8 @@ class Problem:
             grid, block = (-(-rows // SIDE), max(1, -(-columns // WIDE))), (SIDE, SIDE)
         configured(kernel, grid, block, self.call.stream)(*arrays)
 
-    def value(self) -> Any:
-        output = self.call.new((self.n, self.e), self.dtype)
+    def value(self, out: Any) -> Any:
+        output = self.call.output(out, (self.n, self.e), self.dtype, reads=self.tables, in_place=False)
         maxima, factors = self.numbers(), self.numbers()
         inputs = (self.queries, self.keys, self.values)
         if self.rung == "one_thread_per_query":
@@ -768,10 +773,12 @@ class Problem:
         else:
             kernel = output_by_tiles
         self.launch(kernel, self.n, self.e, *inputs, *self.how, maxima, factors, output)
-        return self.call.result(output, self.dtype, (self.n, self.e))
+        return self.call.result(output, self.dtype, (self.n, self.e), out=out)
 
-    def gradients(self, cotangent: Any) -> tuple:
+    def gradients(self, cotangent: Any, outs: Any) -> tuple:
         call, inputs = self.call, (self.queries, self.keys, self.values)
+        shapes = [tuple(x.shape) for x in inputs] + ([(self.n, self.m)] if self.biased else [])
+        outs = call.check_outs(outs, [(shape, self.dtype) for shape in shapes])
         cotangents = call.rows(call.cotangent(cotangent, (self.n, self.e), self.dtype))[0]
         states = tuple(self.numbers() for _ in range(4))
         pivots = call.new((self.n,), np.dtype(np.int64))
@@ -779,8 +786,12 @@ class Problem:
         summarise = states_by_threads if threads else states_by_tiles
         self.launch(summarise, self.n, 1, *inputs, *self.how, cotangents, True, *states, pivots)
 
-        of_queries, of_keys, of_values = (call.new(x.shape, self.dtype) for x in inputs)
-        of_bias = call.new((self.n, self.m), self.dtype) if self.biased else of_queries
+        found = [
+            call.output(out, shape, self.dtype, reads=[*self.tables, cotangents], in_place=False)
+            for out, shape in zip(outs, shapes, strict=True)
+        ]
+        of_queries, of_keys, of_values, *rest = found
+        of_bias = rest[0] if rest else of_queries
         by_queries = queries_by_threads if threads else queries_by_tiles
         results = pivots, of_queries, of_bias
         self.launch(by_queries, self.n, self.d, *inputs, *self.how, cotangents, *states, *results)
@@ -792,30 +803,32 @@ class Problem:
             both = max(self.d, self.e)
             arrays = (*inputs, *self.how, cotangents, *states, of_keys, of_values)
             self.launch(keys_and_values_by_tiles, self.m, both, *arrays)
-        found = [of_queries, of_keys, of_values] + ([of_bias] if self.biased else [])
-        return tuple(call.result(x, self.dtype, tuple(x.shape)) for x in found)
+        ready = zip(found, shapes, outs, strict=True)
+        return tuple(call.result(array, self.dtype, shape, out=out) for array, shape, out in ready)
 
 
 def value(
     queries: Any, keys: Any, values: Any, bias: Any = None, mask: Any = None, *, scale: float | None = None,
-    causal: bool = False, block_size: int | None = None, rung: str | None = None, stream: Any = None,
+    causal: bool = False, block_size: int | None = None, out: Any = None, rung: str | None = None, stream: Any = None,
 ) -> Any:  # fmt: skip
     """The output, one row for each query. How many keys a block takes at a time is a constant of the kernel here."""
-    return Problem(queries, keys, values, bias, mask, scale=scale, causal=causal, rung=rung, stream=stream).value()
+    problem = Problem(queries, keys, values, bias, mask, out, scale=scale, causal=causal, rung=rung, stream=stream)
+    return problem.value(out)
 
 
 def vjp(
     queries: Any, keys: Any, values: Any, bias: Any = None, mask: Any = None, *, cotangent: Any,
-    scale: float | None = None, causal: bool = False, block_size: int | None = None, rung: str | None = None,
-    stream: Any = None,
+    scale: float | None = None, causal: bool = False, block_size: int | None = None, out: Any = None,
+    rung: str | None = None, stream: Any = None,
 ) -> tuple:  # fmt: skip
-    """The gradients of queries, keys and values, and of the bias where there is one."""
+    """The gradients of queries, keys and values, and of the bias where there is one (`out` likewise)."""
+    given = tuple(out) if isinstance(out, tuple | list) else ()
     problem = Problem(
-        queries, keys, values, bias, mask, cotangent, scale=scale, causal=causal, rung=rung, stream=stream
+        queries, keys, values, bias, mask, cotangent, *given, scale=scale, causal=causal, rung=rung, stream=stream
     )
-    return problem.gradients(cotangent)
+    return problem.gradients(cotangent, out)
 
 
-def value_and_vjp(*arrays: Any, cotangent: Any, **options: Any) -> tuple[Any, tuple]:
-    """Both, one after the other."""
-    return value(*arrays, **options), vjp(*arrays, cotangent=cotangent, **options)
+def value_and_vjp(*arrays: Any, cotangent: Any, out: Any = None, **options: Any) -> tuple[Any, tuple]:
+    """Both, one after the other; `out` is for the gradients."""
+    return value(*arrays, **options), vjp(*arrays, cotangent=cotangent, out=out, **options)

@@ -260,35 +260,42 @@ class Problem:
         run(self.scores, self.bias, self.biased, self.k, *arrays)
 
 
-def value(scores: Any, *, k: int, bias: Any = None, rung: str | None = None, stream: Any = None) -> Any:
+def value(
+    scores: Any, *, k: int, bias: Any = None, out: Any = None, rung: str | None = None, stream: Any = None
+) -> Any:  # fmt: skip
     """The gates. `rung=` and `stream=` choose how it runs."""
-    problem = Problem(scores, k, bias, stream)
+    problem = Problem(scores, k, bias, stream, out)
+    call, dtype, shape = problem.call, problem.dtype, problem.shape
     if problem.scores.size == 0:
-        return empty_result(problem.call, problem.shape, problem.dtype)
-    gates = problem.call.new(problem.shape, problem.dtype)
+        return empty_result(call, shape, dtype, out)
+    gates = call.output(out, shape, dtype, reads=[problem.scores, problem.bias])
     problem.launch(0, rung, gates)
-    return problem.call.result(gates, problem.dtype, problem.shape)
+    return call.result(gates, dtype, shape, out=out)
 
 
 def vjp(
-    scores: Any, *, k: int, cotangent: Any, bias: Any = None, rung: str | None = None, stream: Any = None
+    scores: Any, *, k: int, cotangent: Any, bias: Any = None, out: Any = None, rung: str | None = None,
+    stream: Any = None,
 ) -> Any:  # fmt: skip
-    """The gradient of the scores, or of the scores and of the bias where there is one."""
-    problem = Problem(scores, k, bias, stream, cotangent)
+    """The gradient of the scores, or of the scores and of the bias where there is one (`out` likewise)."""
+    given = tuple(out) if isinstance(out, tuple | list) else (out,)
+    problem = Problem(scores, k, bias, stream, cotangent, *given)
     call, dtype, shape = problem.call, problem.dtype, problem.shape
+    for_bias = None
+    if problem.biased:
+        out, for_bias = call.check_outs(out, [(shape, dtype), (shape[1:], dtype)])
     if problem.scores.size == 0:
-        empty = empty_result(call, shape, dtype)
-        return (empty, zero_bias(call, shape[1], dtype)) if problem.biased else empty
+        empty = empty_result(call, shape, dtype, out)
+        return (empty, zero_bias(call, shape[1], dtype, for_bias)) if problem.biased else empty
     cotangents = call.rows(call.cotangent(cotangent, shape, dtype))[0]
-    gradient = call.new(shape, dtype)
+    gradient = call.output(out, shape, dtype, reads=[problem.scores, problem.bias, cotangents])
     slopes = gradient
     if problem.biased and arithmetic_dtype(dtype) != dtype:
         slopes = call.new(shape, arithmetic_dtype(dtype))
     problem.launch(1, rung, cotangents, gradient, slopes)
-    result = call.result(gradient, dtype, shape)
-    if not problem.biased:
-        return result
-    return result, call.result(summed_over_rows(call, slopes, dtype), dtype, shape[1:])
+    of_bias = summed_over_rows(call, slopes, dtype) if problem.biased else None
+    result = call.result(gradient, dtype, shape, out=out)
+    return (result, call.result(of_bias, dtype, shape[1:], out=for_bias)) if problem.biased else result
 
 
 def summed_over_rows(call: Call, slopes: Any, dtype: np.dtype) -> Any:
@@ -305,11 +312,14 @@ def summed_over_rows(call: Call, slopes: Any, dtype: np.dtype) -> Any:
     return sums
 
 
-def zero_bias(call: Call, experts: int, dtype: np.dtype) -> Any:
+def zero_bias(call: Call, experts: int, dtype: np.dtype, out: Any) -> Any:
     """The sum over no rows."""
-    return call.cotangent(0.0, (experts,), dtype) if call.on_device else np.zeros(experts, dtype)
+    return call.result(call.full((experts,), dtype, 0.0), dtype, (experts,), out=out)
 
 
-def value_and_vjp(scores: Any, *, k: int, cotangent: Any, bias: Any = None, **options: Any) -> tuple[Any, Any]:
-    """Both, one after the other."""
-    return value(scores, k=k, bias=bias, **options), vjp(scores, k=k, cotangent=cotangent, bias=bias, **options)
+def value_and_vjp(
+    scores: Any, *, k: int, cotangent: Any, bias: Any = None, out: Any = None, **options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    """Both, one after the other; `out` is for the gradient."""
+    gates = value(scores, k=k, bias=bias, **options)
+    return gates, vjp(scores, k=k, cotangent=cotangent, bias=bias, out=out, **options)

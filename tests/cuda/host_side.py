@@ -158,6 +158,13 @@ def cases_of(put):
             )
     arrays = put(x(5, 3)), put(x(7, 3)), put(x(7, 4)), put(x(5, 7)), put(np.ones((5, 7), bool))
     yield "softmax_attention mask", arrays, lambda *a: softmax_attention.value_and_vjp(*a, cotangent=1.0)
+    yield "out", (put(x(3, 40)), put(x(3, 40))), lambda a, out: softmax.value(a, out=out)
+    yield "out, axis 0", (put(x(3, 40)), put(x(3, 40))), lambda a, out: softmax.vjp(a, cotangent=1.0, axis=0, out=out)
+    yield "out, in place", (put(x(3, 40)), put(labels(3))), lambda a, b: cross_entropy.vjp(a, b, cotangent=1.0, out=a)
+    arrays = put(x(5, 8)), put(x(4, 8)), put(labels(5)), put(x(5, 8)), put(x(4, 8))
+    yield "outs", arrays, lambda a, b, c, *outs: linear_cross_entropy.vjp(a, b, c, cotangent=1.0, out=outs)
+    arrays = put(x(5, 3)), put(x(7, 3)), put(x(7, 4)), put(x(5, 3)), put(x(7, 3)), put(x(7, 4))
+    yield "outs, attention", arrays, lambda a, b, c, *outs: softmax_attention.vjp(a, b, c, cotangent=1.0, out=outs)
 
 
 def more_cases():
