@@ -45,10 +45,12 @@ from lossref_cuda.log_sum_exp_state import (
     finite_or_zero,
     merge,
     merge_over_block,
+    merge_over_team,
     merge_over_warp,
     walk,
     walk4,
 )
+from lossref_cuda.reductions import BLOCK
 
 # ============================================================================================================
 # Reference
@@ -102,66 +104,54 @@ def write_gradient4(x, cotangent, gradient, row, m, r, start, stop, first, step)
         store(gradient, row, end + first, scale * fast_exp(load(x, row, end + first) - shift))
 
 
+@device_function
+def whole_row(x, lse, cotangent, gradient, wanted, row, first, step, team, wide):
+    """Everything about one row, by the `team` of threads that share it."""
+    if wide:
+        m, r = walk4(x, row, 0, x.shape[1], first, step)
+    else:
+        m, r = walk(x, row, 0, x.shape[1], first, step)
+    m, r = merge_over_team(team, m, r)
+    if first == 0:
+        store_at(lse, row, m + log1p(r))
+    if wanted:
+        if wide:
+            write_gradient4(x, cotangent, gradient, row, m, r, 0, x.shape[1], first, step)
+        else:
+            write_gradient(x, cotangent, gradient, row, m, r, 0, x.shape[1], first, step)
+
+
 @cuda.jit
 def one_thread_per_row(x, lse, cotangent, gradient, wanted):
     row = cuda.grid(1)
     if row < x.shape[0]:
-        m, r = walk(x, row, 0, x.shape[1], 0, 1)
-        store_at(lse, row, m + log1p(r))
-        if wanted:
-            write_gradient(x, cotangent, gradient, row, m, r, 0, x.shape[1], 0, 1)
+        whole_row(x, lse, cotangent, gradient, wanted, row, 0, 1, 1, False)
 
 
 @cuda.jit
 def one_warp_per_row(x, lse, cotangent, gradient, wanted):
     # A block is (32, warps): threadIdx.x is the lane, threadIdx.y the warp. A warp without a row leaves as a
     # whole, so the shuffles always find all their lanes.
-    lane = cuda.threadIdx.x
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < x.shape[0]:
-        m, r = walk(x, row, 0, x.shape[1], lane, 32)
-        m, r = merge_over_warp(m, r)
-        if lane == 0:
-            store_at(lse, row, m + log1p(r))
-        if wanted:
-            write_gradient(x, cotangent, gradient, row, m, r, 0, x.shape[1], lane, 32)
+        whole_row(x, lse, cotangent, gradient, wanted, row, cuda.threadIdx.x, 32, 32, False)
 
 
 @cuda.jit
 def one_warp_per_row_vectorised(x, lse, cotangent, gradient, wanted):
-    lane = cuda.threadIdx.x
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < x.shape[0]:
-        m, r = walk4(x, row, 0, x.shape[1], lane, 32)
-        m, r = merge_over_warp(m, r)
-        if lane == 0:
-            store_at(lse, row, m + log1p(r))
-        if wanted:
-            write_gradient4(x, cotangent, gradient, row, m, r, 0, x.shape[1], lane, 32)
+        whole_row(x, lse, cotangent, gradient, wanted, row, cuda.threadIdx.x, 32, 32, True)
 
 
 @cuda.jit
 def block_per_row_online(x, lse, cotangent, gradient, wanted):
-    row = cuda.blockIdx.x
-    thread = cuda.threadIdx.x
-    m, r = walk(x, row, 0, x.shape[1], thread, THREADS)
-    m, r = merge_over_block(m, r)
-    if thread == 0:
-        store_at(lse, row, m + log1p(r))
-    if wanted:
-        write_gradient(x, cotangent, gradient, row, m, r, 0, x.shape[1], thread, THREADS)
+    whole_row(x, lse, cotangent, gradient, wanted, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, False)
 
 
 @cuda.jit
 def vectorised(x, lse, cotangent, gradient, wanted):
-    row = cuda.blockIdx.x
-    thread = cuda.threadIdx.x
-    m, r = walk4(x, row, 0, x.shape[1], thread, THREADS)
-    m, r = merge_over_block(m, r)
-    if thread == 0:
-        store_at(lse, row, m + log1p(r))
-    if wanted:
-        write_gradient4(x, cotangent, gradient, row, m, r, 0, x.shape[1], thread, THREADS)
+    whole_row(x, lse, cotangent, gradient, wanted, cuda.blockIdx.x, cuda.threadIdx.x, THREADS, BLOCK, True)
 
 
 # ---- long_row_split_over_blocks: three kernels ----
