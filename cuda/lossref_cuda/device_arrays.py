@@ -202,10 +202,12 @@ class Call:
 
     def full(self, shape: tuple[int, ...], dtype: np.dtype, number: float) -> Any:
         """The same, filled with a number."""
-        array = self.new(shape, dtype)
-        flat = array.reshape((math.prod(shape),))
-        if flat.shape[0]:
-            configured(fill, _blocks(flat.shape[0]), THREADS, self.stream)(flat, number)
+        return self.filled(self.new(shape, dtype), number)
+
+    def filled(self, array: Any, number: float) -> Any:
+        """The kernels' view of an array, all of it now this number."""
+        if array.size:
+            configured(fill, _blocks(array.size), THREADS, self.stream)(array.reshape((array.size,)), number)
         return array
 
     def to_host(self, array: Any) -> np.ndarray:

@@ -301,15 +301,13 @@ def _on_device(hidden: Any, classifier: Any, labels: Any, dtype: str) -> tuple[A
 
 def _products_alone(problem: Any) -> tuple[Callable[[], None], int]:
     """The three products of each chunk, into memory that is there; and the size of a chunk."""
-    from lossref_cuda.linear_cross_entropy import zeros
-
     call, rows = problem.call, problem.rows.count
     each, features = min(problem.chunk, rows), problem.hidden.shape[1]
     classifier = problem.vocabulary.classifier
     logits = call.new((each, problem.columns), problem.number)
     g = problem.g_buffer(logits)
     d_hidden = call.new((each, features), problem.number)
-    d_classifier = zeros(call, (problem.columns, features), problem.number)
+    d_classifier = call.full((problem.columns, features), problem.number, 0.0)
 
     def products() -> None:
         for start in range(0, rows, each):

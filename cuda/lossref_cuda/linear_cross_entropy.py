@@ -45,7 +45,7 @@ from numba import cuda
 
 from lossref_cuda import cross_entropy, library_products, matrix_products
 from lossref_cuda.cross_entropy import capped, sigmoid, summarise_rivals, target_logit
-from lossref_cuda.device_arrays import Call, arithmetic_dtype, fill, lives_on_device, storage_dtype
+from lossref_cuda.device_arrays import Call, arithmetic_dtype, lives_on_device, storage_dtype
 from lossref_cuda.instructions import SIMULATED, exp, load, load_at, log1p, real, store, store_at
 from lossref_cuda.launching import THREADS, chosen, configured
 from lossref_cuda.library_products import Library, LibraryProducts, library_of
@@ -439,19 +439,9 @@ class Rows:
 
     def terms(self, terms: Any, dtype: np.dtype) -> Any:
         """The terms in their own order; 0 for the rows that were left out."""
-        found = zeros(self.call, (self.candidates,), dtype)
+        found = self.call.full((self.candidates,), dtype, 0.0)
         self.launch(scatter_numbers)(terms, self.positions, self.length, self.shift, found)
         return found
-
-
-def zeros(call: Call, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    return cleared(call, call.new(shape, dtype))
-
-
-def cleared(call: Call, array: Any) -> Any:
-    if array.size:
-        configured(fill, min(blocks_for(array.size), 1 << 16), THREADS, call.stream)(array.reshape((array.size,)), 0.0)
-    return array
 
 
 class Vocabulary:
@@ -478,7 +468,7 @@ class Vocabulary:
         """The mean of a class's logits is the logit of the mean state, so no logits are needed for it. (Ignored rows
         are in the mean, and a soft-cap is not: it is an order, not a result.)"""
         features = hidden.shape[1]
-        sums = zeros(self.call, (features,), np.dtype(np.float64))
+        sums = self.call.full((features,), np.dtype(np.float64), 0.0)
         configured(add_column_sums, blocks_for(features), THREADS, self.call.stream)(hidden, sums)
         number = arithmetic_dtype(self.dtype)
         mean = (self.call.to_host(sums) / hidden.shape[0]).astype(number)
@@ -550,8 +540,8 @@ class Problem:
         self.reads = [self.hidden, classifier]
         if self.rows.count:
             if self.hidden_shape[-1] == 0:  # no features: one that is 0, for the products to have something to multiply
-                self.hidden = zeros(call, (self.rows.all, 1), dtype)
-                classifier = zeros(call, (self.columns, 1), dtype)
+                self.hidden = call.full((self.rows.all, 1), dtype, 0.0)
+                classifier = call.full((self.columns, 1), dtype, 0.0)
             self.vocabulary = Vocabulary(
                 call, classifier, call.vector(bias) if self.biased else None, dtype, vocabulary_order, self.hidden
             )
@@ -617,9 +607,9 @@ class Gradients:
     def __init__(self, problem: Problem):
         self.problem, self.call = problem, problem.call
         features = problem.hidden_shape[-1]
-        self.hidden = cleared(self.call, self._place(0, (problem.rows.all, features), problem.dtype))
-        self.classifier = cleared(self.call, self._place(1, (problem.columns, max(features, 1)), problem.number))
-        self.bias = zeros(self.call, (problem.columns,), np.dtype(np.float64)) if problem.biased else None
+        self.hidden = self.call.filled(self._place(0, (problem.rows.all, features), problem.dtype), 0.0)
+        self.classifier = self.call.filled(self._place(1, (problem.columns, max(features, 1)), problem.number), 0.0)
+        self.bias = self.call.full((problem.columns,), np.dtype(np.float64), 0.0) if problem.biased else None
         self.chunk: Any = None  # of dH, on its way to its place
 
     def _place(self, which: int, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -660,8 +650,8 @@ class Gradients:
             classifier = problem.vocabulary.rows_back(self.classifier)
             bias = None if self.bias is None else problem.vocabulary.numbers_back(self.bias)
         else:  # nothing was added
-            classifier = zeros(call, (columns, features), problem.dtype)
-            bias = zeros(call, (columns,), problem.dtype)
+            classifier = call.full((columns, features), problem.dtype, 0.0)
+            bias = call.full((columns,), problem.dtype, 0.0)
         if features == 0:
             classifier = call.new((columns, 0), problem.dtype)
         found.append((classifier, (columns, features)))
@@ -680,7 +670,7 @@ def _run(arguments, bias, reduction, divisor, cotangent, want_gradient, options)
     gradients = Gradients(problem) if want_gradient else None
     if rows.count == 0:
         if reduction == "none":
-            terms = call.result(zeros(call, (rows.candidates,), dtype), dtype, rows.shape)
+            terms = call.result(call.full((rows.candidates,), dtype, 0.0), dtype, rows.shape)
         else:
             terms = of_nothing(call, reduction, dtype)
         return terms, gradients.results() if gradients else None
