@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 # What Numba compiles for: this machine, or less where NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX say so.
-CHOSEN = numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+CHOSEN = numba.config.CPU_FEATURES  # type: ignore[attr-defined] # Numba makes its settings when it is imported
 FEATURES = get_host_cpu_features() if CHOSEN is None else CHOSEN
 HAS_AVX512 = "+avx512f" in FEATURES.split(",")
 #: `vreduce` and `vscalef`: x − ⌊x⌋ and a·2^⌊x⌋ in one instruction each.

@@ -14,7 +14,7 @@ import lossref as lr
 @pytest.fixture(scope="module")
 def gpu():
     if SIMULATED:
-        pytest.skip("the simulator is none")
+        pytest.skip("needs a GPU: no library puts its arrays into the simulator")
 
 
 @pytest.fixture(scope="module")
