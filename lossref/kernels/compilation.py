@@ -29,7 +29,7 @@ def kernel(function):
     functions from several files (a new polynomial in `exponential` must recompile `softmax`), so the stamp
     of the whole folder replaces it.
     """
-    dispatcher = njit(nogil=True, error_model="numpy", cache=True)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)(function)
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):
         cache_file._source_stamp = _STAMP
@@ -38,4 +38,4 @@ def kernel(function):
 
 def inlined(function):
     """A function that is always compiled into its caller: lanes stay in registers across the call."""
-    return njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    return njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function)

@@ -29,7 +29,6 @@ from lossref.kernels.cross_entropy_of_a_row import (
     slope_of_leader,
     slopes_of_row,
     state_of_others,
-    sum_of,
     term_of_row,
     without,
     write_others,
@@ -38,6 +37,7 @@ from lossref.kernels.lanes import memory_fence
 from lossref.kernels.rows import in_parallel, pieces_of_a_row
 from lossref.kernels.states import folded
 from lossref.kernels.streaming_state import finite, merge
+from lossref.kernels.sums import sum_of_numbers
 
 __all__ = [
     "SLOPES",
@@ -98,7 +98,7 @@ def summarize(part, first, labels, keep, weights, cap, found):
         if weights is not None and keep[i]:
             summary.gaps = gaps_of_others(row, weights, label, summary.m, cap)
             before, after = without(weights, label)
-            summary.weight = sum_of(before) + sum_of(after)
+            summary.weight = sum_of_numbers(before) + sum_of_numbers(after)
             summary.weight_of_led = summary.weight
             # Where nobody leads the part, nobody in it leads the row.
             if summary.r < 0.5 and summary.m > -np.inf:
@@ -108,7 +108,7 @@ def summarize(part, first, labels, keep, weights, cap, found):
                 low, high = min(leader, label), max(leader, label)
                 before, after = without(weights, low)
                 between, after = without(after, high - max(low + 1, 0))
-                summary.weight_of_led = sum_of(before) + sum_of(between) + sum_of(after)
+                summary.weight_of_led = sum_of_numbers(before) + sum_of_numbers(between) + sum_of_numbers(after)
 
 
 @kernel

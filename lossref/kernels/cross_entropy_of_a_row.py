@@ -36,17 +36,12 @@ from lossref.kernels.lanes import (
     first_lane,
     fused_multiply_add,
     is_zero,
-    load,
-    load_tail,
     magnitude_is_infinite,
     select,
     spread,
-    whole,
-    widened,
-    width,
 )
-from lossref.kernels.lanes import sum_of as sum_of_lanes
-from lossref.kernels.streaming_state import RUN, absorb, compensated, finite, seen
+from lossref.kernels.streaming_state import absorb, finite, seen
+from lossref.kernels.sums import sum_beside
 from lossref.kernels.writing import write, write_beside
 
 __all__ = [
@@ -61,7 +56,6 @@ __all__ = [
     "slopes_of_row",
     "state_of_others",
     "state_without_label",
-    "sum_of",
     "term_of_row",
     "without",
     "write_others",
@@ -128,18 +122,15 @@ def weighted(weight, term):
 
 
 @inlined
+def add_weighted_gap(terms, x, weight, constants):
+    m, cap = constants
+    return terms + select(is_zero(weight), 0.0, weight * (m - seen(x, cap)))
+
+
+@inlined
 def weighted_gaps(row, weights, m, cap):
     """Σ_k weights[k] (m − u_k)."""
-    total, lost = 0.0, 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
-        beside = weights[start : min(start + RUN, row.size)]
-        gaps = spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            gaps = gaps + weighted_gap(load(run, j), load(beside, j), m, cap)
-        if whole(run) < run.size:
-            gaps = gaps + weighted_gap(load_tail(run, whole(run), 0.0), load_tail(beside, whole(run), 0.0), m, cap)
-        total, lost = compensated(total, lost, sum_of_lanes(gaps))
+    total, lost = sum_beside(add_weighted_gap, row, weights, (m, cap), spread(row, 0.0))
     return total if total == np.inf else total + lost
 
 
@@ -151,26 +142,6 @@ def gaps_of_others(row, weights, label, m, cap):
     before, after = without(row, label)
     weights_before, weights_after = without(weights, label)
     return weighted_gaps(before, weights_before, finite(m), cap) + weighted_gaps(after, weights_after, finite(m), cap)
-
-
-@inlined
-def sum_of(numbers):
-    """Σ numbers[k], in float64."""
-    total, lost = 0.0, 0.0
-    for start in range(0, numbers.size, RUN):
-        run = numbers[start : min(start + RUN, numbers.size)]
-        terms = widened(spread(run, 0.0))
-        for j in range(0, whole(run), width(run)):
-            terms = terms + widened(load(run, j))
-        if whole(run) < run.size:
-            terms = terms + widened(load_tail(run, whole(run), 0.0))
-        total, lost = compensated(total, lost, sum_of_lanes(terms))
-    return total + lost
-
-
-@inlined
-def weighted_gap(x, weight, m, cap):
-    return select(is_zero(weight), 0.0, weight * (m - seen(x, cap)))
 
 
 @inlined

@@ -34,27 +34,29 @@ from lossref.kernels.compilation import inlined
 from lossref.kernels.exponential import (
     INLINE,
     LN2_LOW_FLOAT32,
+    add_exponential,
     coarsely_reduced,
     exponential_of_reduced,
+    no_lower_than_domain,
     reduced,
 )
 from lossref.kernels.lanes import (
-    Lanes,
     larger,
     largest_of,
     load,
     load_tail,
-    prefetch,
     scale_by_power_of_two,
     spread,
     sum_of,
     whole,
     width,
 )
-from lossref.kernels.streaming_state import BLOCK, compensated
+from lossref.kernels.sums import BLOCK, compensated, sum_over
 
 __all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"]
 
+# The exponent is looked after once for so many numbers.
+PART = 4 * BLOCK
 # No exponent of a number in the domain is as low as this.
 LOWEST = -1e13
 # A sum of a run above this may have overflowed in a lane.
@@ -64,20 +66,6 @@ OUTGROWN = 2.0**32
 
 #: The exponent of a sum must lie within ± this; otherwise (NaN included) the sum is not to be trusted.
 EXPONENT_LIMIT = {np.dtype(np.float32): 94548.0, np.dtype(np.float64): 2.0**40}
-
-
-def no_lower_than_domain(x):
-    """x, or where it is lower the lowest number that the reduction takes. NaN stays NaN."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(no_lower_than_domain, jit_options=INLINE)
-def no_lower_than_domain_on_lanes(x):
-    if not isinstance(x, Lanes):
-        return None
-    if x.element is types.float32:
-        return lambda x: larger(-131072.0, x)
-    return lambda x: larger(-(2.0**41), x)
 
 
 def last_part_of_ln2(row):
@@ -105,16 +93,14 @@ def sum_of_pairs(row):
     # The exponent that the lanes share: at first, that of the largest number of the row's beginning.
     n = float(largest_of(coarsely_reduced(no_lower_than_domain(beginning(row)))[0]))
     mantissa, lost = 0.0, 0.0
-    # 16 additions a lane: where all numbers are equal no term is 1, and a rounding error repeats itself.
-    each = 16 * width(row)
-    for start in range(0, row.size, each):
-        run = row[start : min(start + each, row.size)]
-        closed = sum_with_shared_exponent(run, n)
+    for start in range(0, row.size, PART):
+        part = row[start : min(start + PART, row.size)]
+        closed = sum_with_shared_exponent(part, n)
         # (Not even positive: an x far beyond the domain.)
         if 0.0 <= closed < OVERFLOWED:
             mantissa, lost = compensated(mantissa, lost, closed)
         else:
-            mantissa, n = add_pairs(mantissa + lost, n, *sum_with_exponent_in_each_lane(run))
+            mantissa, n = add_pairs(mantissa + lost, n, *sum_with_exponent_in_each_lane(part))
             lost = 0.0
         if mantissa > OUTGROWN:
             mantissa, moved = math.frexp(mantissa)
@@ -138,27 +124,25 @@ def pair(x):
 
 
 @inlined
-def sum_with_shared_exponent(run, shared):
-    """Σ e^x 2^−shared; infinite or NaN where that is out of range."""
-    total = spread(run, 0.0)
-    for j in range(0, whole(run), width(run)):
-        prefetch(run, j + BLOCK)
-        mantissa, n = pair(load(run, j))
-        total = total + scale_by_power_of_two(mantissa, n - shared)
-    if whole(run) < run.size:
-        mantissa, n = pair(load_tail(run, whole(run), -np.inf))
-        total = total + scale_by_power_of_two(mantissa, n - shared)
-    return sum_of(total)
+def add_with_shared_exponent(terms, nothing, x, shared):
+    return add_exponential(terms, x, 1.0, shared), nothing
 
 
 @inlined
-def sum_with_exponent_in_each_lane(run):
+def sum_with_shared_exponent(part, shared):
+    """Σ e^x 2^−shared; infinite or NaN where that is out of range."""
+    total, lost, _ = sum_over(add_with_shared_exponent, part, shared, None)
+    return total + lost
+
+
+@inlined
+def sum_with_exponent_in_each_lane(part):
     """(μ, n) with Σ e^x = μ 2^n."""
-    total, n = spread(run, 0.0), spread(run, LOWEST)
-    for j in range(0, whole(run), width(run)):
-        total, n = add_exponentials(total, n, load(run, j))
-    if whole(run) < run.size:
-        total, n = add_exponentials(total, n, load_tail(run, whole(run), -np.inf))
+    total, n = spread(part, 0.0), spread(part, LOWEST)
+    for j in range(0, whole(part), width(part)):
+        total, n = add_exponentials(total, n, load(part, j))
+    if whole(part) < part.size:
+        total, n = add_exponentials(total, n, load_tail(part, whole(part), -np.inf))
     highest = float(largest_of(n))
     return sum_of(scale_by_power_of_two(total, n - highest)), highest
 

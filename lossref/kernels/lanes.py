@@ -30,12 +30,13 @@ from numba.extending import (
 
 __all__ = [
     "BYTES",
-    "HAS_REDUCE",
+    "HAS_AVX512",
     "Lanes",
-    "above_floor",
     "absolute",
+    "closed",
     "exceeds",
     "first_lane",
+    "from_table",
     "fused_multiply_add",
     "is_zero",
     "larger",
@@ -61,9 +62,8 @@ __all__ = [
 # What Numba compiles for: this machine, or less where NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX say so.
 CHOSEN = numba.config.CPU_FEATURES  # type: ignore[attr-defined] # Numba makes its settings when it is imported
 FEATURES = get_host_cpu_features() if CHOSEN is None else CHOSEN
+#: 32 registers of 512 bits; `vpermps` and `vscalef`: one number of sixteen, and a·2^⌊x⌋, in one instruction each.
 HAS_AVX512 = "+avx512f" in FEATURES.split(",")
-#: `vreduce` and `vscalef`: x − ⌊x⌋ and a·2^⌊x⌋ in one instruction each.
-HAS_REDUCE = HAS_AVX512 and "+avx512dq" in FEATURES.split(",")
 # Four registers hold one value; half as many bytes where there are 16 registers of 256 bits instead of 32
 # of 512.
 BYTES = 256 if HAS_AVX512 else 128
@@ -233,49 +233,65 @@ def _scale(context, builder, lanes, values):
 
 def _scale_avx512(builder, lanes, fraction, exponent):
     """`vscalef`: one instruction, subnormals and any exponent included."""
-    return by_register(builder, "scalef", lanes, [fraction, exponent])
+    each = 512 // lanes.element.bitwidth
+    mask, current_rounding = ir.Constant(ir.IntType(each), -1), ir.Constant(ir.IntType(32), 4)
+    name = f"llvm.x86.avx512.mask.scalef.p{'s' if each == 16 else 'd'}.512"
+
+    def scale(fraction, exponent):
+        register = fraction.type
+        function = llvm_function(builder, name, register, [register, register, register, mask.type, ir.IntType(32)])
+        return builder.call(function, [fraction, exponent, fraction, mask, current_rounding])
+
+    return by_register(builder, lanes, scale, [fraction, exponent])
 
 
-def by_register(builder, instruction, lanes, values, immediate=()):
+def by_register(builder, lanes, instruction, values):
     """An AVX-512 instruction on lanes: its intrinsic exists for one register only."""
     each = 512 // lanes.element.bitwidth
-    register = ir.VectorType(LLVM_ELEMENT[lanes.element], each)
-    mask, integer = ir.IntType(each), ir.IntType(32)
-    name = f"llvm.x86.avx512.mask.{instruction}.p{'s' if each == 16 else 'd'}.512"
-    immediate = [ir.Constant(integer, number) for number in immediate]
-    current_rounding = ir.Constant(integer, 4)
-    function = llvm_function(
-        builder, name, register, [*[register] * len(values), *[integer] * len(immediate), register, mask, integer]
-    )
 
-    def indices(start, count):
-        return ir.Constant(ir.VectorType(integer, count), list(range(start, start + count)))
+    def lanes_from(vectors, start, size):
+        indices = ir.Constant(ir.VectorType(ir.IntType(32), size), list(range(start, start + size)))
+        return builder.shuffle_vector(*vectors, indices)
 
-    undefined = ir.Constant(vector_type(lanes), ir.Undefined)
-    parts = []
-    for start in range(0, lanes.count, each):
-        v = [builder.shuffle_vector(value, undefined, indices(start, each)) for value in values]
-        parts.append(builder.call(function, [*v, *immediate, v[0], ir.Constant(mask, -1), current_rounding]))
-    while len(parts) > 1:
-        size = parts[0].type.count
-        parts = [
-            builder.shuffle_vector(a, b, indices(0, 2 * size)) for a, b in zip(parts[::2], parts[1::2], strict=True)
-        ]
-    return parts[0]
+    undefined = [ir.Constant(value.type, ir.Undefined) for value in values]
+    registers = [
+        instruction(*[lanes_from(pair, start, each) for pair in zip(values, undefined, strict=True)])
+        for start in range(0, lanes.count, each)
+    ]
+    while len(registers) > 1:
+        each *= 2
+        registers = [lanes_from(pair, 0, each) for pair in zip(registers[::2], registers[1::2], strict=True)]
+    return registers[0]
 
 
 #: fraction · 2^exponent, the exponent being any integer held as a floating-point number; rounds into the subnormals,
-#: to 0 and to ∞. A NaN fraction stays NaN. Where `HAS_REDUCE`, the exponent is rounded down to an integer.
+#: to 0 and to ∞. A NaN fraction stays NaN. Where `HAS_AVX512`, the exponent is rounded down to an integer.
 scale_by_power_of_two = lanes_intrinsic(_scale, 2)
 
 
-def _above_floor(context, builder, lanes, values):
-    round_down, whole_numbers = 0b0001, 0b0000
-    return by_register(builder, "reduce", lanes, values, [whole_numbers << 4 | round_down])
+@intrinsic
+def from_table(typing_context, table, factor, position):
+    """factor · table[the last four bits of `position`] in each lane, for a tuple of 16 numbers; only in float32
+    where `HAS_AVX512`."""
+    if float_lanes(position) is None or position.element is not types.float32 or len(table) != 16:
+        return None
 
+    def generate(context, builder, signature, values):
+        integers, register = (ir.VectorType(kind, 16) for kind in (ir.IntType(32), ir.FloatType()))
+        scale = context.cast(builder, values[1], factor, table.dtype)
+        entries = ir.Constant(register, ir.Undefined)
+        for k in range(16):
+            scaled = builder.fmul(builder.extract_value(values[0], k), scale)
+            entry = context.cast(builder, scaled, table.dtype, types.float32)
+            entries = builder.insert_element(entries, entry, ir.Constant(ir.IntType(32), k))
+        function = llvm_function(builder, "llvm.x86.avx512.permvar.sf.512", register, [register, integers])
 
-#: x − ⌊x⌋, in [0, 1), and 0 where x is infinite; only where `HAS_REDUCE`.
-above_floor = lanes_intrinsic(_above_floor, 1)
+        def look_up(position):
+            return builder.call(function, [entries, builder.bitcast(position, integers)])
+
+        return by_register(builder, position, look_up, [values[2]])
+
+    return position(table, factor, position), generate
 
 
 # ---------------------------------------------------------------------------------------------- comparisons
@@ -544,6 +560,17 @@ def largest_of(typing_context, value):
     return value.element(value), generate
 
 
+def halves_of(builder, vector):
+    half = vector.type.count // 2
+    undefined = ir.Constant(vector.type, ir.Undefined)
+    return [
+        builder.shuffle_vector(
+            vector, undefined, ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(start, start + half)))
+        )
+        for start in (0, half)
+    ]
+
+
 @intrinsic
 def sum_of(typing_context, value):
     """The sum of the lanes, pairwise; one register's worth of them is widened to float64 and added there."""
@@ -552,25 +579,30 @@ def sum_of(typing_context, value):
 
     def generate(context, builder, signature, values):
         (vector,) = values
-        count = value.count
-        double = ir.DoubleType()
-        while count > 1:
-            if value.element is types.float32 and count <= 16 and vector.type.element != double:
-                vector = builder.fpext(vector, ir.VectorType(double, count))
-            count //= 2
-            undefined = ir.Constant(vector.type, ir.Undefined)
-            halves = [
-                builder.shuffle_vector(
-                    vector,
-                    undefined,
-                    ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(s, s + count))),
-                )
-                for s in (0, count)
-            ]
-            vector = builder.fadd(*halves)
+        while vector.type.count > 1:
+            if vector.type.element == ir.FloatType() and vector.type.count <= 16:
+                vector = builder.fpext(vector, ir.VectorType(ir.DoubleType(), vector.type.count))
+            vector = builder.fadd(*halves_of(builder, vector))
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     return types.float64(value), generate
+
+
+@intrinsic
+def closed(typing_context, value):
+    """One register's worth of float64 lanes with the same sum: float32 lanes are added pairwise until there are 16."""
+    if not isinstance(value, Lanes) or value.element not in SUFFIX:
+        return None
+    count = 16 if value.element is types.float32 and value.count > 16 else value.count
+    wide = Lanes(types.float64, count)
+
+    def generate(context, builder, signature, values):
+        (vector,) = values
+        while vector.type.count > count:
+            vector = builder.fadd(*halves_of(builder, vector))
+        return vector if vector.type == vector_type(wide) else builder.fpext(vector, vector_type(wide))
+
+    return wide(value), generate
 
 
 @intrinsic

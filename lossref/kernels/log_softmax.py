@@ -21,16 +21,11 @@ import numpy as np
 from lossref.kernels.compilation import inlined, kernel
 from lossref.kernels.exponential import scaled_exponential
 from lossref.kernels.lanes import (
-    load,
-    load_tail,
     magnitude_is_infinite,
     memory_fence,
     select,
     spread,
-    sum_of,
-    whole,
     widened,
-    width,
 )
 from lossref.kernels.rows import (
     around_caches,
@@ -45,14 +40,13 @@ from lossref.kernels.rows import (
     to_rows,
 )
 from lossref.kernels.streaming_state import (
-    RUN,
     absorb,
-    compensated,
     finite,
     index_of,
     state_and_leader_of_long_row,
     state_of_long_row,
 )
+from lossref.kernels.sums import sum_beside
 from lossref.kernels.writing import write, write_beside
 
 __all__ = ["value", "value_and_vjp", "vjp"]
@@ -80,19 +74,14 @@ def write_log_probabilities(piece, m, log_total, result, streamed):
 
 
 @inlined
+def add_unmasked(terms, x, cotangent, _):
+    return terms + widened(select(magnitude_is_infinite(x), 0.0, cotangent))
+
+
+@inlined
 def sum_of_unmasked(row, cotangent):
     """Σ cotangent[k] over the entries that are not masked, in float64: the numbers may have both signs."""
-    total, lost = 0.0, 0.0
-    for start in range(0, row.size, RUN):
-        stop = min(start + RUN, row.size)
-        run, beside = row[start:stop], cotangent[start:stop]
-        terms = widened(spread(beside, 0.0))
-        for j in range(0, whole(run), width(run)):
-            terms = terms + widened(select(magnitude_is_infinite(load(run, j)), 0.0, load(beside, j)))
-        if whole(run) < run.size:
-            masked = magnitude_is_infinite(load_tail(run, whole(run), -np.inf))
-            terms = terms + widened(select(masked, 0.0, load_tail(beside, whole(run), 0.0)))
-        total, lost = compensated(total, lost, sum_of(terms))
+    total, lost = sum_beside(add_unmasked, row, cotangent, None, widened(spread(row, 0.0)))
     return total + lost
 
 

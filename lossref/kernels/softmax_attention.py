@@ -33,10 +33,10 @@ import math
 import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
-from lossref.kernels.lanes import load, load_tail, spread, sum_of, whole, width
 from lossref.kernels.rows import apart, check_out, check_outs, computed_in, in_parallel, pieces, read_only
 from lossref.kernels.softmax import inverse, probability_times_difference, shifted_exponential, weighted_differences
-from lossref.kernels.streaming_state import RUN, absorb, finite, index_of
+from lossref.kernels.streaming_state import absorb, finite, index_of
+from lossref.kernels.sums import sum_of_numbers
 from lossref.kernels.writing import write, write_beside
 
 __all__ = ["value", "value_and_vjp", "vjp"]
@@ -75,20 +75,6 @@ def row_of(table, i):
 def shrinkage(before, after):
     """e^{before − after}, by which sums relative to the old maximum are to be multiplied."""
     return math.exp(before - after) if before > -np.inf else 0.0
-
-
-@inlined
-def sum_of_numbers(row):
-    total = 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
-        terms = spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            terms = terms + load(run, j)
-        if whole(run) < run.size:
-            terms = terms + load_tail(run, whole(run), 0.0)
-        total += sum_of(terms)
-    return total
 
 
 @kernel

@@ -16,10 +16,11 @@ import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
 from lossref.kernels.exponential import scaled_exponential
-from lossref.kernels.lanes import is_zero, load, load_tail, memory_fence, select, spread, sum_of, whole, width
+from lossref.kernels.lanes import is_zero, memory_fence, select, spread
 from lossref.kernels.rows import in_parallel, pieces_of_a_row
 from lossref.kernels.states import folded
-from lossref.kernels.streaming_state import HEADROOM, RUN, absorb, compensated, finite, index_of, merge
+from lossref.kernels.streaming_state import HEADROOM, absorb, finite, index_of, merge
+from lossref.kernels.sums import sum_beside
 from lossref.kernels.writing import write_beside
 
 __all__ = [
@@ -37,20 +38,16 @@ SUMMARY = np.dtype([("m", np.float64), ("r", np.float64), ("centre", np.float64)
 
 
 @inlined
+def add_weighted_difference(terms, x, cotangent, constants):
+    shift, centre = constants
+    e = scaled_exponential(x - shift, HEADROOM)
+    return terms + select(is_zero(e), 0.0, e * (centre - cotangent))
+
+
+@inlined
 def weighted_differences(row, shift, cotangent, centre):
     """Σ_k e^{row[k] − shift} (centre − cotangent[k])."""
-    total, lost = 0.0, 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
-        beside = cotangent[start : min(start + RUN, row.size)]
-        terms = spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            e = scaled_exponential(load(run, j) - shift, HEADROOM)
-            terms = terms + select(is_zero(e), 0.0, e * (centre - load(beside, j)))
-        if whole(run) < run.size:
-            e = scaled_exponential(load_tail(run, whole(run), -np.inf) - shift, HEADROOM)
-            terms = terms + select(is_zero(e), 0.0, e * (centre - load_tail(beside, whole(run), 0.0)))
-        total, lost = compensated(total, lost, sum_of(terms))
+    total, lost = sum_beside(add_weighted_difference, row, cotangent, (shift, centre), spread(row, 0.0))
     return (total + lost) / HEADROOM
 
 

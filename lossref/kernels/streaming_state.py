@@ -28,15 +28,13 @@ import math
 import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
-from lossref.kernels.exponential import capped, exponential_term
+from lossref.kernels.exponential import add_exponential, capped
 from lossref.kernels.lanes import (
-    BYTES,
     is_zero,
     larger,
     largest_of,
     load,
     load_tail,
-    prefetch,
     select,
     spread,
     sum_of,
@@ -44,11 +42,11 @@ from lossref.kernels.lanes import (
     width,
 )
 from lossref.kernels.rows import in_parallel, pieces_of_a_row
+from lossref.kernels.sums import BLOCK, compensated, sum_over
 
 __all__ = [
     "IDENTITY",
     "absorb",
-    "compensated",
     "finite",
     "index_of",
     "largest",
@@ -64,11 +62,6 @@ __all__ = [
 #: The state of no number at all.
 IDENTITY = (-math.inf, 0.0)
 
-# 16 KB of float32, 32 KB of float64: a block fits into the first cache.
-BLOCK = 4096
-# Lanes are added up for this many elements before the sum goes into a float64: 16 additions a lane (32 in float64), so
-# that no rounding error can repeat itself often, even when all the terms are equal.
-RUN = 4 * BYTES
 # The terms are added up 2^64 times too large, which costs nothing: where every other number trails by 90 or
 # more, they would be subnormal float32 with only a few digits.
 HEADROOM = 2.0**64
@@ -109,74 +102,46 @@ def largest(row, cap):
 
 
 @inlined
+def add(terms, nothing, x, constants):
+    shift, cap = constants
+    return add_exponential(terms, seen(x, cap) - shift, HEADROOM, 0.0), nothing
+
+
+@inlined
+def add_and_compare(terms, top, x, constants):
+    shift, cap = constants
+    u = seen(x, cap)
+    return add_exponential(terms, u - shift, HEADROOM, 0.0), larger(u, top)
+
+
+@inlined
+def add_or_count(terms, leaders, x, constants):
+    shift, cap = constants
+    difference = seen(x, cap) - shift
+    leads = is_zero(difference)
+    others = add_exponential(terms, difference, HEADROOM, 0.0)
+    return select(leads, terms, others), select(leads, leaders + 1.0, leaders)
+
+
+@inlined
 def sum_of_exponentials(row, shift, cap):
     """Σ e^{x − shift}."""
-    total, lost = 0.0, 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
-        terms = spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            # The next block comes from memory while this one is worked on.
-            prefetch(run, j + BLOCK)
-            terms = terms + exponential_term(seen(load(run, j), cap) - shift, HEADROOM)
-        if whole(run) < run.size:
-            x = load_tail(run, whole(run), -np.inf)
-            terms = terms + exponential_term(seen(x, cap) - shift, HEADROOM)
-        total, lost = compensated(total, lost, sum_of(terms))
+    total, lost, _ = sum_over(add, row, (shift, cap), None)
     return (total + lost) / HEADROOM
 
 
 @inlined
 def sum_and_largest(block, shift, cap):
     """(Σ e^{x − shift}, max x) in one go: right as long as no x exceeds the shift by much."""
-    total, lost = 0.0, 0.0
-    top = spread(block, -np.inf)
-    for start in range(0, block.size, RUN):
-        run = block[start : min(start + RUN, block.size)]
-        terms = spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            prefetch(run, j + BLOCK)
-            x = seen(load(run, j), cap)
-            top = larger(x, top)
-            terms = terms + exponential_term(x - shift, HEADROOM)
-        if whole(run) < run.size:
-            x = seen(load_tail(run, whole(run), -np.inf), cap)
-            top = larger(x, top)
-            terms = terms + exponential_term(x - shift, HEADROOM)
-        total, lost = compensated(total, lost, sum_of(terms))
+    total, lost, top = sum_over(add_and_compare, block, (shift, cap), spread(block, -np.inf))
     return (total + lost) / HEADROOM, float(largest_of(top))
 
 
 @inlined
-def sum_without_leaders(row, shift, cap):
+def sum_without_leaders(block, shift, cap):
     """(Σ e^{x − shift} over x ≠ shift, the number of x equal to shift)."""
-    total, lost, equal = 0.0, 0.0, 0.0
-    for start in range(0, row.size, RUN):
-        run = row[start : min(start + RUN, row.size)]
-        others, ones = spread(run, 0.0), spread(run, 0.0)
-        for j in range(0, whole(run), width(run)):
-            prefetch(run, j + BLOCK)
-            difference = seen(load(run, j), cap) - shift
-            leads = is_zero(difference)
-            others = select(leads, others, others + exponential_term(difference, HEADROOM))
-            ones = select(leads, ones + 1.0, ones)
-        if whole(run) < run.size:
-            difference = seen(load_tail(run, whole(run), -np.inf), cap) - shift
-            leads = is_zero(difference)
-            others = select(leads, others, others + exponential_term(difference, HEADROOM))
-            ones = select(leads, ones + 1.0, ones)
-        total, lost = compensated(total, lost, sum_of(others))
-        equal += sum_of(ones)
-    return (total + lost) / HEADROOM, equal
-
-
-@inlined
-def compensated(total, lost, term):
-    """total + term, and what the rounding of total has lost so far (Neumaier)."""
-    added = total + term
-    if abs(total) >= abs(term):
-        return added, lost + ((total - added) + term)
-    return added, lost + ((term - added) + total)
+    total, lost, leaders = sum_over(add_or_count, block, (shift, cap), spread(block, 0.0))
+    return (total + lost) / HEADROOM, sum_of(leaders)
 
 
 @inlined

@@ -24,7 +24,7 @@ import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
 from lossref.kernels.rows import check_outs, empty_result, finish, in_parallel, pieces, read_only, to_rows
-from lossref.kernels.streaming_state import compensated
+from lossref.kernels.sums import compensated
 
 __all__ = ["value", "value_and_vjp", "vjp"]
 
@@ -104,8 +104,8 @@ def spread_over_row(numbers, chosen, sound, row):
 
 
 @kernel
-def gate_rows(scores, bias, k, gates):
-    best_scores, chosen, numbers = np.empty(k, scores.dtype), np.empty(k, np.int64), np.empty(k)
+def gate_rows(scores, bias, buffers, gates):
+    best_scores, chosen, numbers = buffers
     for i in range(scores.shape[0]):
         row = scores[i]
         choose(row, best_scores, chosen)
@@ -115,10 +115,9 @@ def gate_rows(scores, bias, k, gates):
 
 
 @kernel
-def gate_rows_backward(scores, bias, k, cotangent, gates, slopes, sums):
+def gate_rows_backward(scores, bias, buffers, cotangent, gates, slopes, sums, lost):
     """The slopes; their sums over the rows, if there is a bias; and the gates, if they are wanted."""
-    best_scores, chosen, numbers = np.empty(k, scores.dtype), np.empty(k, np.int64), np.empty(k)
-    lost = np.zeros(scores.shape[1])
+    best_scores, chosen, numbers = buffers
     for i in range(scores.shape[0]):
         row = scores[i]
         sound = all_below_infinity(row)
@@ -130,15 +129,18 @@ def gate_rows_backward(scores, bias, k, cotangent, gates, slopes, sums):
         slopes_of(cotangent[i], chosen, best, numbers)
         spread_over_row(numbers, chosen, sound, slopes[i])
         if bias is not None:
-            for t in range(k):
+            for t in range(chosen.size):
                 j = chosen[t]
                 sums[j], lost[j] = compensated(sums[j], lost[j], numbers[t] if sound else np.nan)
-    for j in range(sums.size):
-        sums[j] += lost[j]
 
 
 # Launch
 # ======
+
+
+def buffers_for(k, rows):
+    """Room for the best scores of a row, their places, and a number for each."""
+    return np.empty(k, rows.dtype), np.empty(k, np.int64), np.empty(k)
 
 
 def value(scores, *, k, bias=None, out=None):
@@ -148,7 +150,7 @@ def value(scores, *, k, bias=None, out=None):
     check_k(k, rows)
     offsets = None if bias is None else read_only(bias, np.float64)
     gates = empty_result(rows, scores, 1, out)
-    in_parallel(lambda a, b: gate_rows(rows[a:b], offsets, k, gates[a:b]), pieces(*rows.shape))
+    in_parallel(lambda a, b: gate_rows(rows[a:b], offsets, buffers_for(k, rows), gates[a:b]), pieces(*rows.shape))
     return finish(gates, scores, 1, out)
 
 
@@ -177,17 +179,18 @@ def gradients(scores, k, bias, cotangent, gates, out):
     for_scores, for_bias = (out, None) if bias is None else (out or (None, None))
     slopes = empty_result(rows, scores, 1, for_scores)
     parts = pieces(*rows.shape)
-    sums = np.zeros((len(parts), 0 if bias is None else rows.shape[1]))
+    sums, lost = np.zeros((2, len(parts), 0 if bias is None else rows.shape[1]))
 
     def work(number, a, b):
         part = None if gates is None else gates[a:b]
-        gate_rows_backward(rows[a:b], offsets, k, weights[a:b], part, slopes[a:b], sums[number])
+        buffers = buffers_for(k, rows)
+        gate_rows_backward(rows[a:b], offsets, buffers, weights[a:b], part, slopes[a:b], sums[number], lost[number])
 
     in_parallel(work, [(number, *part) for number, part in enumerate(parts)])
     slopes = finish(slopes, scores, 1, for_scores)
     if bias is None:
         return slopes
-    of_bias = sums.sum(0).astype(np.asarray(bias).dtype)
+    of_bias = (sums + lost).sum(0).astype(np.asarray(bias).dtype)
     if for_bias is None:
         return slopes, of_bias
     for_bias[...] = of_bias

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from numba import njit
 
+from lossref.kernels import exponential as exponential_module
 from lossref.kernels import lanes as lanes_module
-from lossref.kernels.exponential import capped, capped_slope, exponential, exponential_term, scaled_exponential
+from lossref.kernels.exponential import add_exponential, capped, capped_slope, exponential, scaled_exponential
 from lossref.kernels.lanes import load, load_tail, scale_by_power_of_two, store, store_tail, whole, width
 
 
@@ -18,12 +19,6 @@ def exponentials(x, out):
 def scaled(x, factor, out):
     for j in range(0, whole(x), width(x)):
         store(out, j, scaled_exponential(load(x, j), factor))
-
-
-@njit
-def terms(x, factor, out):
-    for j in range(0, whole(x), width(x)):
-        store(out, j, exponential_term(load(x, j), factor))
 
 
 @njit
@@ -68,18 +63,35 @@ def test_a_scaled_subnormal_is_rounded_once(dtype):
     assert np.all(np.abs(out - true) <= 0.51 * limits.smallest_subnormal + 2 * limits.eps * true)
 
 
+@pytest.mark.parametrize("avx512", [lanes_module.HAS_AVX512, False])
 @pytest.mark.parametrize("dtype", RANGE)
-def test_a_term_of_a_sum(dtype):
+def test_a_term_of_a_sum(monkeypatch, dtype, avx512):
+    monkeypatch.setattr(exponential_module, "HAS_AVX512", avx512)
+
+    @njit
+    def terms(x, before, shared, out):
+        for j in range(0, whole(x), width(x)):
+            store(out, j, add_exponential(load(before, j), load(x, j), 2.0**64, shared))
+
     limits = np.finfo(dtype)
     x = np.linspace(RANGE[dtype][0], 20, 64_000).astype(dtype)
-    out = np.empty_like(x)
-    terms(x, 2.0**64, out)
-    true = np.exp(x.astype(np.longdouble)) * 2**64
-    assert np.all(np.abs(out - true) <= (0.8 + 0.61 * np.abs(x)) * limits.eps * true + limits.smallest_subnormal)
+    out, zero = np.empty_like(x), np.zeros_like(x)
+    relative = 1.4 * limits.eps + (3e-9 if dtype == np.float32 else 0) * np.abs(x)
+    for shared in (0.0, 7.0, -5.0):
+        terms(x, zero, shared, out)
+        true = np.exp(x.astype(np.longdouble)) * np.longdouble(2) ** (64 - shared)
+        assert np.all(np.abs(out - true) <= relative * true + limits.smallest_subnormal)
+    # far beyond the range of the dtype, and brought back into it
+    for x in (1000.0, 65000.0, 88000.5, -65000.0):
+        exponent = np.longdouble(dtype(x)) / np.log(np.longdouble(2))
+        shared = float(np.rint(exponent))
+        for off, limit in ((0, np.exp2(exponent + 64 - shared)), (1200, 0), (-1200, np.inf)):
+            terms(np.full(64, x, dtype), zero[:64], shared + off, out[:64])
+            np.testing.assert_allclose(out[:64].astype(np.longdouble), limit, rtol=1.4 * limits.eps + 3e-9 * abs(x))
     special = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, -limits.max, np.nan, np.inf] + [0.0] * 56, dtype)
     out = np.empty_like(special)
-    terms(special, 1.0, out)
-    np.testing.assert_array_equal(out[:7], [1, 1, 0, 0, 0, 0, np.nan])
+    terms(special, zero[:64] + dtype(2.0**64), 0.0, out)
+    np.testing.assert_array_equal(out[:7] / dtype(2.0**64), [2, 2, 1, 1, 1, 1, np.nan])
     assert not np.isfinite(out[7])
 
 
