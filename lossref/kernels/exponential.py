@@ -43,17 +43,11 @@ from lossref.kernels.lanes import (
 )
 
 __all__ = [
-    "INLINE",
-    "LN2_LOW_FLOAT32",
     "add_exponential",
     "capped",
     "capped_slope",
-    "coarsely_reduced",
     "exponential",
-    "exponential_minus_one_of_reduced",
-    "exponential_of_reduced",
-    "no_lower_than_domain",
-    "reduced",
+    "left_out",
     "scaled_exponential",
     "shifted_exponential",
 ]
@@ -110,7 +104,8 @@ def reduced_on_lanes(x):
         return None
 
     def in_float32(x):
-        n, t = coarsely_reduced(x)
+        n = fused_multiply_add(x, LOG2_E_FLOAT32, ROUND_FLOAT32) - ROUND_FLOAT32
+        t = fused_multiply_add(n, -LN2_HIGH_FLOAT32, x)
         return n, fused_multiply_add(n, -LN2_LOW_FLOAT32, t)
 
     def in_float64(x):
@@ -121,22 +116,11 @@ def reduced_on_lanes(x):
     return in_float32 if x.element is types.float32 else in_float64
 
 
+@inlined
 def coarsely_reduced(x):
-    """The same, but in float32 without the second step: e^x is then 2^n e^t e^{−nL}, L = -2e-9 the second part of ln 2.
-    Where x is a rounded difference, that is 20 times less than what its rounding does."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(coarsely_reduced, jit_options=INLINE)
-def coarsely_reduced_on_lanes(x):
-    if not isinstance(x, Lanes):
-        return None
-
-    def in_float32(x):
-        n = fused_multiply_add(x, LOG2_E_FLOAT32, ROUND_FLOAT32) - ROUND_FLOAT32
-        return n, fused_multiply_add(n, -LN2_HIGH_FLOAT32, x)
-
-    return in_float32 if x.element is types.float32 else lambda x: reduced(x)
+    """(r, t) with x = k (ln 2 − L) + t, where k = r − ROUND_TO_SIXTEENTHS, and L = -2e-9 is the second part of ln 2."""
+    r = fused_multiply_add(x, LOG2_E_FLOAT32, ROUND_TO_SIXTEENTHS)
+    return r, fused_multiply_add(r - ROUND_TO_SIXTEENTHS, -LN2_HIGH_FLOAT32, x)
 
 
 def exponential_minus_one_of_reduced(t):
@@ -171,29 +155,6 @@ def exponential_minus_one_of_reduced_on_lanes(t):
     return in_float32 if t.element is types.float32 else in_float64
 
 
-def exponential_of_reduced(t, factor):
-    """factor · e^t for |t| ≤ ½ ln 2, the factor being one for all lanes."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(exponential_of_reduced, jit_options=INLINE)
-def exponential_of_reduced_on_lanes(t, factor):
-    if not isinstance(t, Lanes):
-        return None
-
-    def in_float32(t, factor):
-        q = fused_multiply_add(t, F6 * factor, F5 * factor)
-        q = fused_multiply_add(q, t, F4 * factor)
-        q = fused_multiply_add(q, t, F3 * factor)
-        q = fused_multiply_add(q, t, F2 * factor)
-        q = fused_multiply_add(q, t, factor)
-        return fused_multiply_add(q, t, factor)
-
-    if t.element is types.float32:
-        return in_float32
-    return lambda t, factor: fused_multiply_add(exponential_minus_one_of_reduced(t), factor, factor)
-
-
 def no_lower_than_domain(x):
     """x, or where it is lower (a mask, −∞ included) the lowest number that the reduction takes. NaN stays NaN."""
     raise NotImplementedError("for compiled code")
@@ -208,19 +169,41 @@ def no_lower_than_domain_on_lanes(x):
     return lambda x: larger(LOWEST_FLOAT64, x)
 
 
-@inlined
-def scaled_exponential(x, factor):
-    """factor · e^x for x ≤ 88 (709 in float64); e^{−∞} = 0, e^{+∞} is not finite.
+def scaled_exponential(x, factor, shared=0.0):
+    """factor · e^x 2^−shared; e^{−∞} = 0, e^{+∞} is not finite.
 
-    The factor comes before the power of two: a subnormal result is rounded once, and is right to its last
-    bit.
+    The factor comes before the power of two: a subnormal result is rounded once, and is right to its last bit.
     """
-    n, t = coarsely_reduced(no_lower_than_domain(x))
-    return scale_by_power_of_two(fused_multiply_add(exponential_minus_one_of_reduced(t), factor, factor), n)
+    raise NotImplementedError("for compiled code")
+
+
+@overload(scaled_exponential, jit_options=INLINE)
+def scaled_exponential_on_lanes(x, factor, shared=0.0):
+    if not isinstance(x, Lanes):
+        return None
+
+    def by_table(x, factor, shared=0.0):
+        r, t = coarsely_reduced(no_lower_than_domain(x))
+        t = fused_multiply_add(r - ROUND_TO_SIXTEENTHS, -LN2_LOW_FLOAT32, t)
+        p = fused_multiply_add(t, S3, S2)
+        p = fused_multiply_add(p, t, 1.0)
+        root = from_table(ROOTS, factor, r)
+        return scale_by_power_of_two(fused_multiply_add(p * t, root, root), r - (ROUND_TO_SIXTEENTHS + shared))
+
+    def by_polynomial(x, factor, shared=0.0):
+        n, t = reduced(no_lower_than_domain(x))
+        minus_one = exponential_minus_one_of_reduced(t)
+        return scale_by_power_of_two(fused_multiply_add(minus_one, factor, factor), n - shared)
+
+    one_table = HAS_AVX512 and x.element is types.float32 and not isinstance(factor, Lanes)
+    return by_table if one_table else by_polynomial
 
 
 def add_exponential(total, x, factor, shared):
-    """total + factor · e^x 2^−shared, the reduction of x being as coarse as that of `coarsely_reduced`."""
+    """total + factor · e^x 2^−shared, but for the factor 2^{n `left_out`} that a term e^x ≈ 2^n may have too much.
+
+    Where x is a rounded difference, that is 30 times less than what its rounding does.
+    """
     raise NotImplementedError("for compiled code")
 
 
@@ -230,20 +213,29 @@ def add_exponential_on_lanes(total, x, factor, shared):
         return None
 
     def by_table(total, x, factor, shared):
-        x = no_lower_than_domain(x)
-        rounded = fused_multiply_add(x, LOG2_E_FLOAT32, ROUND_TO_SIXTEENTHS)
-        t = fused_multiply_add(rounded - ROUND_TO_SIXTEENTHS, -LN2_HIGH_FLOAT32, x)
+        r, t = coarsely_reduced(no_lower_than_domain(x))
         p = fused_multiply_add(t, S3, S2)
         p = fused_multiply_add(p, t, 1.0)
         p = fused_multiply_add(p, t, 1.0)
-        power = scale_by_power_of_two(from_table(ROOTS, factor, rounded), rounded - (ROUND_TO_SIXTEENTHS + shared))
-        return fused_multiply_add(p, power, total)
+        root = scale_by_power_of_two(from_table(ROOTS, factor, r), r - (ROUND_TO_SIXTEENTHS + shared))
+        return fused_multiply_add(p, root, total)
 
     def by_polynomial(total, x, factor, shared):
-        n, t = coarsely_reduced(no_lower_than_domain(x))
-        return total + scale_by_power_of_two(exponential_of_reduced(t, factor), n - shared)
+        return total + scaled_exponential(x, factor, shared)
 
     return by_table if HAS_AVX512 and x.element is types.float32 else by_polynomial
+
+
+def left_out(row):
+    """What `add_exponential` leaves out of log₂ e^x = n, relative to n, for a row of this dtype."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(left_out, jit_options=INLINE)
+def left_out_for_rows(row):
+    if HAS_AVX512 and row.dtype is types.float32:
+        return lambda row: LN2_LOW_FLOAT32 * LOG2_E_FLOAT64
+    return lambda row: 0.0
 
 
 @inlined

@@ -27,38 +27,20 @@ e^{−nL}, L = -2e-9. The terms that matter have nearly the same n, and so their
 import math
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from lossref.kernels.compilation import inlined
-from lossref.kernels.exponential import (
-    INLINE,
-    LN2_LOW_FLOAT32,
-    add_exponential,
-    coarsely_reduced,
-    exponential_of_reduced,
-    no_lower_than_domain,
-    reduced,
-)
-from lossref.kernels.lanes import (
-    larger,
-    largest_of,
-    load,
-    load_tail,
-    scale_by_power_of_two,
-    spread,
-    sum_of,
-    whole,
-    width,
-)
+from lossref.kernels.exponential import add_exponential, left_out, scaled_exponential
+from lossref.kernels.lanes import width
+from lossref.kernels.streaming_state import largest
 from lossref.kernels.sums import BLOCK, compensated, sum_over
 
 __all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"]
 
 # The exponent is looked after once for so many numbers.
 PART = 4 * BLOCK
-# No exponent of a number in the domain is as low as this.
-LOWEST = -1e13
+LOG2_E = 1 / math.log(2)
+# The exponents of lower numbers make no difference.
+LOWEST = -(2.0**41)
 # A sum of a run above this may have overflowed in a lane.
 OVERFLOWED = 2.0**120
 # A sum above this has left the exponent that the lanes share behind.
@@ -66,18 +48,6 @@ OUTGROWN = 2.0**32
 
 #: The exponent of a sum must lie within ± this; otherwise (NaN included) the sum is not to be trusted.
 EXPONENT_LIMIT = {np.dtype(np.float32): 94548.0, np.dtype(np.float64): 2.0**40}
-
-
-def last_part_of_ln2(row):
-    """What `coarsely_reduced` leaves out of ln 2 for a row of this dtype."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(last_part_of_ln2, jit_options=INLINE)
-def last_part_of_ln2_for_rows(row):
-    if row.dtype is types.float32:
-        return lambda row: LN2_LOW_FLOAT32
-    return lambda row: 0.0
 
 
 @inlined
@@ -88,79 +58,49 @@ def add_pairs(mantissa1, n1, mantissa2, n2):
 
 
 @inlined
+def exponent_of_largest(row):
+    """n of the largest e^x = μ 2^n."""
+    return np.rint(max(largest(row, None), LOWEST) * LOG2_E)
+
+
+@inlined
 def sum_of_pairs(row):
     """(μ, n) with Σ e^x = μ 2^n over the row, in one pass."""
-    # The exponent that the lanes share: at first, that of the largest number of the row's beginning.
-    n = float(largest_of(coarsely_reduced(no_lower_than_domain(beginning(row)))[0]))
+    n = exponent_of_largest(row[: min(width(row), row.size)])
     mantissa, lost = 0.0, 0.0
     for start in range(0, row.size, PART):
         part = row[start : min(start + PART, row.size)]
-        closed = sum_with_shared_exponent(part, n)
+        total = sum_with_shared_exponent(part, n)
         # (Not even positive: an x far beyond the domain.)
-        if 0.0 <= closed < OVERFLOWED:
-            mantissa, lost = compensated(mantissa, lost, closed)
+        if 0.0 <= total < OVERFLOWED:
+            mantissa, lost = compensated(mantissa, lost, total)
         else:
-            mantissa, n = add_pairs(mantissa + lost, n, *sum_with_exponent_in_each_lane(part))
+            own = exponent_of_largest(part)
+            mantissa, n = add_pairs(mantissa + lost, n, sum_with_shared_exponent(part, own), own)
             lost = 0.0
         if mantissa > OUTGROWN:
             mantissa, moved = math.frexp(mantissa)
             lost = math.ldexp(lost, -moved)
             n += moved
-    # What every reduction has left out, taken at the exponent of the terms that matter.
-    mantissa, moved = math.frexp((mantissa + lost) * math.exp(-n * last_part_of_ln2(row)))
+    # What the terms have too much, taken at the exponent of those that matter.
+    mantissa, moved = math.frexp((mantissa + lost) * np.exp2(-n * left_out(row)))
     return mantissa, n + moved
 
 
 @inlined
-def beginning(row):
-    return load(row, 0) if whole(row) > 0 else load_tail(row, 0, -np.inf)
-
-
-@inlined
-def pair(x):
-    """(μ, n) with e^x = μ 2^n but for what the coarse reduction leaves out."""
-    n, t = coarsely_reduced(no_lower_than_domain(x))
-    return exponential_of_reduced(t, 1.0), n
-
-
-@inlined
-def add_with_shared_exponent(terms, nothing, x, shared):
+def add_term(terms, nothing, x, shared):
     return add_exponential(terms, x, 1.0, shared), nothing
 
 
 @inlined
 def sum_with_shared_exponent(part, shared):
     """Σ e^x 2^−shared; infinite or NaN where that is out of range."""
-    total, lost, _ = sum_over(add_with_shared_exponent, part, shared, None)
+    total, lost, _ = sum_over(add_term, part, shared, None)
     return total + lost
-
-
-@inlined
-def sum_with_exponent_in_each_lane(part):
-    """(μ, n) with Σ e^x = μ 2^n."""
-    total, n = spread(part, 0.0), spread(part, LOWEST)
-    for j in range(0, whole(part), width(part)):
-        total, n = add_exponentials(total, n, load(part, j))
-    if whole(part) < part.size:
-        total, n = add_exponentials(total, n, load_tail(part, whole(part), -np.inf))
-    highest = float(largest_of(n))
-    return sum_of(scale_by_power_of_two(total, n - highest)), highest
-
-
-@inlined
-def add_exponentials(total, n, x):
-    """The pairs (total, n) + e^x, in each lane."""
-    mantissa, exponent = pair(x)
-    highest = larger(exponent, n)
-    return (
-        scale_by_power_of_two(total, n - highest) + scale_by_power_of_two(mantissa, exponent - highest),
-        highest,
-    )
 
 
 @inlined
 def exponential_over_sum(x, constants):
     """e^x / (μ 2^n), given (1/μ, n)."""
     inverse, n = constants
-    exponent, t = reduced(no_lower_than_domain(x))
-    return scale_by_power_of_two(exponential_of_reduced(t, inverse), exponent - n)
+    return scaled_exponential(x, inverse, n)

@@ -1,24 +1,13 @@
+from decimal import Decimal
+
 import numpy as np
 import pytest
 from numba import njit
 
 from lossref.kernels import exponential as exponential_module
 from lossref.kernels import lanes as lanes_module
-from lossref.kernels.exponential import add_exponential, capped, capped_slope, exponential, scaled_exponential
+from lossref.kernels.exponential import add_exponential, capped, capped_slope, scaled_exponential
 from lossref.kernels.lanes import load, load_tail, scale_by_power_of_two, store, store_tail, whole, width
-
-
-@njit
-def exponentials(x, out):
-    for j in range(0, whole(x), width(x)):
-        store(out, j, exponential(load(x, j)))
-    store_tail(out, whole(x), exponential(load_tail(x, whole(x), 0.0)))
-
-
-@njit
-def scaled(x, factor, out):
-    for j in range(0, whole(x), width(x)):
-        store(out, j, scaled_exponential(load(x, j), factor))
 
 
 @njit
@@ -31,67 +20,102 @@ def caps(x, cap, out, slope):
 RANGE = {np.float32: (-110, 80), np.float64: (-760, 700)}
 
 
+@pytest.fixture(params=[lanes_module.HAS_AVX512, False], ids=["as here", "without AVX-512"])
+def machine(request, monkeypatch):
+    """This one, and one that takes the power of two in two factors and has no tables."""
+    monkeypatch.setattr(lanes_module, "HAS_AVX512", request.param)
+    monkeypatch.setattr(exponential_module, "HAS_AVX512", request.param)
+
+
+def scaled(x, factor, shared=0.0):
+    @njit
+    def run(x, factor, shared, out):
+        for j in range(0, whole(x), width(x)):
+            store(out, j, scaled_exponential(load(x, j), factor, shared))
+        store_tail(out, whole(x), scaled_exponential(load_tail(x, whole(x), 0.0), factor, shared))
+
+    out = np.empty_like(x)
+    run(x, factor, shared, out)
+    return out
+
+
+def added(before, x, factor, shared):
+    @njit
+    def run(before, x, factor, shared, out):
+        for j in range(0, whole(x), width(x)):
+            store(out, j, add_exponential(load(before, j), load(x, j), factor, shared))
+
+    out = np.empty_like(x)
+    run(before, x, factor, shared, out)
+    return out
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_exponential(dtype):
     x = np.linspace(*RANGE[dtype], 200_003).astype(dtype)
-    out = np.empty_like(x)
-    exponentials(x, out)
+    out = scaled(x, 1.0)
     true = np.exp(x.astype(np.longdouble))
     limits = np.finfo(dtype)
-    # x is meant to be a rounded difference, which costs eps/2 |x|; float32 adds 3e-9 |x| to that.
-    relative = 0.8 * limits.eps + (3e-9 if dtype == np.float32 else 0) * np.abs(x)
-    assert np.all(np.abs(out - true) <= relative * true + 0.51 * limits.smallest_subnormal)
+    assert np.all(np.abs(out - true) <= 1.01 * limits.eps * true + 0.51 * limits.smallest_subnormal)
 
 
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_special_numbers(dtype):
-    x = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, np.nan, np.inf, -174, -1416, -120], dtype)
-    out = np.empty_like(x)
-    exponentials(x, out)
-    np.testing.assert_array_equal(out[:6], [1, 1, 0, 0, 0, np.nan])
-    assert not np.isfinite(out[6])
+    x = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, -np.finfo(dtype).max, np.nan, np.inf, -174, -1416, -120], dtype)
+    out = scaled(x, 1.0)
+    np.testing.assert_array_equal(out[:7], [1, 1, 0, 0, 0, 0, np.nan])
+    assert not np.isfinite(out[7])
 
 
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_a_scaled_subnormal_is_rounded_once(dtype):
     limits = np.finfo(dtype)
     start = np.log(limits.tiny)
     x = np.linspace(start - 10, start, 6400).astype(dtype)
-    out = np.empty_like(x)
-    scaled(x, 0.3, out)
     true = np.exp(x.astype(np.longdouble)) * np.longdouble(dtype(0.3))
-    assert np.all(np.abs(out - true) <= 0.51 * limits.smallest_subnormal + 2 * limits.eps * true)
+    assert np.all(np.abs(scaled(x, 0.3) - true) <= 0.51 * limits.smallest_subnormal + 2 * limits.eps * true)
 
 
-@pytest.mark.parametrize("avx512", [lanes_module.HAS_AVX512, False])
+# What a term of a sum may have too much, relative to |x|.
+COARSE = {np.float32: 3e-9, np.float64: 0}
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
-def test_a_term_of_a_sum(monkeypatch, dtype, avx512):
-    monkeypatch.setattr(exponential_module, "HAS_AVX512", avx512)
-
-    @njit
-    def terms(x, before, shared, out):
-        for j in range(0, whole(x), width(x)):
-            store(out, j, add_exponential(load(before, j), load(x, j), 2.0**64, shared))
-
+@pytest.mark.parametrize("shared", [0.0, 7.0, -5.0])
+def test_a_term_of_a_sum(dtype, shared):
     limits = np.finfo(dtype)
     x = np.linspace(RANGE[dtype][0], 20, 64_000).astype(dtype)
-    out, zero = np.empty_like(x), np.zeros_like(x)
-    relative = 1.4 * limits.eps + (3e-9 if dtype == np.float32 else 0) * np.abs(x)
-    for shared in (0.0, 7.0, -5.0):
-        terms(x, zero, shared, out)
-        true = np.exp(x.astype(np.longdouble)) * np.longdouble(2) ** (64 - shared)
-        assert np.all(np.abs(out - true) <= relative * true + limits.smallest_subnormal)
-    # far beyond the range of the dtype, and brought back into it
-    for x in (1000.0, 65000.0, 88000.5, -65000.0):
-        exponent = np.longdouble(dtype(x)) / np.log(np.longdouble(2))
-        shared = float(np.rint(exponent))
-        for off, limit in ((0, np.exp2(exponent + 64 - shared)), (1200, 0), (-1200, np.inf)):
-            terms(np.full(64, x, dtype), zero[:64], shared + off, out[:64])
-            np.testing.assert_allclose(out[:64].astype(np.longdouble), limit, rtol=1.4 * limits.eps + 3e-9 * abs(x))
-    special = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, -limits.max, np.nan, np.inf] + [0.0] * 56, dtype)
-    out = np.empty_like(special)
-    terms(special, zero[:64] + dtype(2.0**64), 0.0, out)
-    np.testing.assert_array_equal(out[:7] / dtype(2.0**64), [2, 2, 1, 1, 1, 1, np.nan])
+    out = added(np.zeros_like(x), x, 2.0**64, shared)
+    true = np.exp(x.astype(np.longdouble)) * np.longdouble(2) ** (64 - shared)
+    relative = 1.4 * limits.eps + COARSE[dtype] * np.abs(x)
+    assert np.all(np.abs(out - true) <= relative * true + limits.smallest_subnormal)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("dtype", RANGE)
+@pytest.mark.parametrize("x", [1000.0, 65000.0, 88000.5, -65000.0])
+def test_far_beyond_the_range_and_brought_back_by_the_shared_exponent(dtype, x):
+    exponent = Decimal(x) / Decimal(2).ln()
+    shared = round(exponent)
+    numbers, zero = np.full(64, x, dtype), np.zeros(64, dtype)
+    for off, true in ((0, float(2 ** (exponent - shared))), (1200, 0), (-1200, np.inf)):
+        rounding = 1.4 * np.finfo(dtype).eps
+        np.testing.assert_allclose(scaled(numbers, 1.0, float(shared + off)), true, rtol=rounding)
+        terms = added(zero, numbers, 1.0, float(shared + off))
+        np.testing.assert_allclose(terms, true, rtol=rounding + COARSE[dtype] * abs(x))
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("dtype", RANGE)
+def test_masks_add_nothing_and_what_is_no_number_shows(dtype):
+    special = [0.0, -0.0, -np.inf, -1e9, -1e30, -np.finfo(dtype).max, np.nan, np.inf]
+    x = np.array(special + [0.0] * 56, dtype)
+    out = added(np.full(64, 3, dtype), x, 1.0, 0.0)
+    np.testing.assert_array_equal(out[:7], [4, 4, 3, 3, 3, 3, np.nan])
     assert not np.isfinite(out[7])
 
 
@@ -114,29 +138,9 @@ def test_soft_cap(dtype, cap):
     np.testing.assert_array_equal(out, masks)
 
 
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
-def test_without_avx512_the_numbers_are_the_same(monkeypatch, dtype):
-    """The power of two in two factors, as on machines that have no instruction for it."""
-    monkeypatch.setattr(lanes_module, "HAS_AVX512", False)
-
-    @njit
-    def portable(x, out):
-        for j in range(0, whole(x), width(x)):
-            store(out, j, scaled_exponential(load(x, j), 1.0))
-
-    low, high = RANGE[dtype]
-    x = np.concatenate([np.linspace(low, high, 64_000 - 4), [-np.inf, np.nan, -1e30, 0]]).astype(dtype)
-    out, native = np.empty_like(x), np.empty_like(x)
-    portable(x, out)
-    exponentials(x, native)
-    np.testing.assert_array_equal(out, native)
-
-
-@pytest.mark.parametrize("avx512", [lanes_module.HAS_AVX512, False])
-@pytest.mark.parametrize("dtype", RANGE)
-def test_any_power_of_two(monkeypatch, dtype, avx512):
-    monkeypatch.setattr(lanes_module, "HAS_AVX512", avx512)
-
+def test_any_power_of_two(dtype):
     @njit
     def powers(fraction, n, out):
         for j in range(0, whole(n), width(n)):
