@@ -4,13 +4,19 @@ interpreter's lock.
 No fast-math flag is set anywhere. `nnan` and `ninf` would make a masked class (−∞) or a NaN undefined
 behaviour, and the freedom to reorder a sum is not needed where the lanes are written out (see `lanes`).
 Division by zero follows IEEE 754.
+
+`_nrt=False` compiles without Numba's reference counts: each slice of a row would count up and down, in the middle of
+the arithmetic, by an instruction that waits for memory. A kernel therefore allocates nothing: its caller holds all
+arrays and hands in the buffers.
 """
 
 from pathlib import Path
 
 from numba import njit
 
-__all__ = ["inlined", "kernel"]
+__all__ = ["OPTIONS", "inlined", "kernel"]
+
+OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 def _stamp_of_all_kernels():
@@ -29,7 +35,7 @@ def kernel(function):
     functions from several files (a new polynomial in `exponential` must recompile `softmax`), so the stamp
     of the whole folder replaces it.
     """
-    dispatcher = njit(nogil=True, error_model="numpy", cache=True, _nrt=False)(function)
+    dispatcher = njit(cache=True, **OPTIONS)(function)
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):
         cache_file._source_stamp = _STAMP
@@ -38,4 +44,4 @@ def kernel(function):
 
 def inlined(function):
     """A function that is always compiled into its caller: lanes stay in registers across the call."""
-    return njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function)
+    return njit(forceinline=True, **OPTIONS)(function)

@@ -10,17 +10,20 @@ t is formed by two fused steps, ln 2 being the sum of two numbers; the first ste
 polynomial 1 + t + t² Q(t), with Q fitted for the least relative error: 7.7e-8 in float32 (degree 6),
 1.3e-16 in float64 (degree 11).
 
-Terms of a sum are made of e^t and 2^n anyway, and AVX-512 has a shorter way to them: n counts sixteenths,
-
-    e^x = 2^k e^t,    k = rint(16 x log₂e)/16,    2^k = 2^⌊k⌋ 2^{j/16},    |t| ≤ ln 2/32
-
-Sixteen numbers 2^{j/16} fit into a register, taking one of them is an instruction, and for such a small t a
-polynomial of degree 3 is right to 2e-9: 11 operations for 16 numbers, the addition included, instead of 13.
-
-The pair (mantissa, exponent) = (e^t, n) is also the number format of the two-pass softmax.
-
 Kernels
 =======
+*By a table.* Let n count sixteenths, n = k + j/16 with k an integer:
+
+    e^x = 2^k 2^{j/16} e^t,    n = rint(16 x log₂e)/16,    |t| ≤ ln 2/32
+
+In float32 the sixteen numbers 2^{j/16} fill one register of AVX-512, and taking one of them is one instruction. For so
+small a t the degree 3 is enough, right to 2e-9. That is 11 operations for 16 numbers, where the polynomial needs 13.
+
+*A term of a sum* needs 10 with its addition, where the polynomial needs 14: the last multiplication is fused with the
+addition, and the second step of t is left out. e^t is then too large by the factor e^{nL}, L = -2e-9 being the second
+part of ln 2; the rounding of a difference x − m does 20 times as much.
+
+Without AVX-512, and in float64, it is the polynomial.
 """
 
 from typing import Any
@@ -56,13 +59,13 @@ LOG2_E_FLOAT32 = float.fromhex("0x1.715476p+0")
 LN2_HIGH_FLOAT32 = float.fromhex("0x1.62e43p-1")
 LN2_LOW_FLOAT32 = float.fromhex("-0x1.05c61p-29")
 ROUND_FLOAT32 = 1.5 * 2.0**23
-# What `reduced` takes; e^x has long been 0 there.
+# The lowest number that the reduction takes; e^x has long been 0 there.
 LOWEST_FLOAT32 = -131072.0
 F2, F3, F4, F5, F6 = (
     float.fromhex(c) for c in ("0x1.0p-1", "0x1.5554dep-3", "0x1.55551ap-5", "0x1.120b62p-7", "0x1.6d10fcp-10")
 )
 
-# Rounds to sixteenths, and leaves their number modulo 16 in the last four bits.
+# Adding it rounds to sixteenths, and leaves j in the last four bits.
 ROUND_TO_SIXTEENTHS = ROUND_FLOAT32 / 16
 ROOTS = tuple(2.0 ** (j / 16) for j in range(16))
 # e^t = 1 + t + t² (S2 + S3 t) for |t| ≤ ln 2/32, to 2e-9.
@@ -118,7 +121,7 @@ def reduced_on_lanes(x):
 
 @inlined
 def coarsely_reduced(x):
-    """(r, t) with x = k (ln 2 − L) + t, where k = r − ROUND_TO_SIXTEENTHS, and L = -2e-9 is the second part of ln 2."""
+    """(r, t) with x = n (ln 2 − L) + t: n is r − ROUND_TO_SIXTEENTHS, j the last four bits of r."""
     r = fused_multiply_add(x, LOG2_E_FLOAT32, ROUND_TO_SIXTEENTHS)
     return r, fused_multiply_add(r - ROUND_TO_SIXTEENTHS, -LN2_HIGH_FLOAT32, x)
 
@@ -200,10 +203,7 @@ def scaled_exponential_on_lanes(x, factor, shared=0.0):
 
 
 def add_exponential(total, x, factor, shared):
-    """total + factor · e^x 2^−shared, but for the factor 2^{n `left_out`} that a term e^x ≈ 2^n may have too much.
-
-    Where x is a rounded difference, that is 30 times less than what its rounding does.
-    """
+    """total + factor · e^x 2^−shared, where a term e^x = 2^n may be too large by 2^{n `left_out`}."""
     raise NotImplementedError("for compiled code")
 
 
@@ -227,7 +227,7 @@ def add_exponential_on_lanes(total, x, factor, shared):
 
 
 def left_out(row):
-    """What `add_exponential` leaves out of log₂ e^x = n, relative to n, for a row of this dtype."""
+    """By how much n the terms of `add_exponential` are too large, relative to n, in a row of this dtype."""
     raise NotImplementedError("for compiled code")
 
 

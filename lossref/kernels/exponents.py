@@ -15,13 +15,12 @@ add 0 to every sum within `EXPONENT_LIMIT`.
 
 Kernels
 =======
-The sum is taken a run of numbers at a time. All lanes of a run share one exponent, that of
-the sum so far, so an addition is one multiplication by a power of two and one addition. Should a run
-overflow (the row has jumped by 2^100), it is added up again with an exponent in each lane, which cannot.
+The numbers of a part of the row share one exponent, that of the sum so far, so an addition is one multiplication by
+a power of two and one addition. Should a part overflow (the row has jumped by 2^100), it is added up again, with the
+exponent of its largest number.
 
-In float32 the reduction of a term leaves out the second of its two steps, which would multiply the term by
-e^{−nL}, L = -2e-9. The terms that matter have nearly the same n, and so their sum is multiplied instead, once.
-13 operations for 16 numbers remain. (In float64, L would not be as small beside a rounding.)
+What the terms of a sum have too much (see `exponential`) grows with their exponents. Those that matter have nearly the
+same one, and so their sum is divided by it, once.
 """
 
 import math
@@ -41,7 +40,7 @@ PART = 4 * BLOCK
 LOG2_E = 1 / math.log(2)
 # The exponents of lower numbers make no difference.
 LOWEST = -(2.0**41)
-# A sum of a run above this may have overflowed in a lane.
+# A sum of a part above this may have overflowed in a lane.
 OVERFLOWED = 2.0**120
 # A sum above this has left the exponent that the lanes share behind.
 OUTGROWN = 2.0**32
@@ -82,7 +81,7 @@ def sum_of_pairs(row):
             mantissa, moved = math.frexp(mantissa)
             lost = math.ldexp(lost, -moved)
             n += moved
-    # What the terms have too much, taken at the exponent of those that matter.
+    # What the terms have too much, at the exponent of those that matter.
     mantissa, moved = math.frexp((mantissa + lost) * np.exp2(-n * left_out(row)))
     return mantissa, n + moved
 
