@@ -41,6 +41,7 @@ from lossref.kernels.lanes import (
     fused_multiply_add,
     larger,
     magnitude_is_infinite,
+    power_of_two,
     scale_by_power_of_two,
     select,
 )
@@ -158,6 +159,27 @@ def exponential_minus_one_of_reduced_on_lanes(t):
     return in_float32 if t.element is types.float32 else in_float64
 
 
+def exponential_of_reduced(t):
+    """e^t for |t| ≤ ½ ln 2."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(exponential_of_reduced, jit_options=INLINE)
+def exponential_of_reduced_on_lanes(t):
+    if not isinstance(t, Lanes):
+        return None
+
+    def in_float32(t):
+        q = fused_multiply_add(t, F6, F5)
+        q = fused_multiply_add(q, t, F4)
+        q = fused_multiply_add(q, t, F3)
+        q = fused_multiply_add(q, t, F2)
+        q = fused_multiply_add(q, t, 1.0)
+        return fused_multiply_add(q, t, 1.0)
+
+    return in_float32 if t.element is types.float32 else lambda t: exponential_minus_one_of_reduced(t) + 1.0
+
+
 def no_lower_than_domain(x):
     """x, or where it is lower (a mask, −∞ included) the lowest number that the reduction takes. NaN stays NaN."""
     raise NotImplementedError("for compiled code")
@@ -202,26 +224,28 @@ def scaled_exponential_on_lanes(x, factor, shared=0.0):
     return by_table if one_table else by_polynomial
 
 
-def add_exponential(total, x, factor, shared):
-    """total + factor · e^x 2^−shared, where a term e^x = 2^n may be too large by 2^{n `left_out`}."""
+def add_exponential(total, x, up, shared):
+    """total + e^x 2^{up − shared}, where a term e^x = 2^n may be too large by 2^{n `left_out`}. A constant `up` costs
+    nothing."""
     raise NotImplementedError("for compiled code")
 
 
 @overload(add_exponential, jit_options=INLINE)
-def add_exponential_on_lanes(total, x, factor, shared):
+def add_exponential_on_lanes(total, x, up, shared):
     if not isinstance(x, Lanes):
         return None
 
-    def by_table(total, x, factor, shared):
+    def by_table(total, x, up, shared):
         r, t = coarsely_reduced(no_lower_than_domain(x))
         p = fused_multiply_add(t, S3, S2)
         p = fused_multiply_add(p, t, 1.0)
         p = fused_multiply_add(p, t, 1.0)
-        root = scale_by_power_of_two(from_table(ROOTS, factor, r), r - (ROUND_TO_SIXTEENTHS + shared))
+        root = scale_by_power_of_two(from_table(ROOTS, 2.0**up, r), r - (ROUND_TO_SIXTEENTHS + shared))
         return fused_multiply_add(p, root, total)
 
-    def by_polynomial(total, x, factor, shared):
-        return total + scaled_exponential(x, factor, shared)
+    def by_polynomial(total, x, up, shared):
+        n, t = reduced(no_lower_than_domain(x))
+        return fused_multiply_add(exponential_of_reduced(t), power_of_two(n, shared - up), total)
 
     return by_table if HAS_AVX512 and x.element is types.float32 else by_polynomial
 

@@ -88,7 +88,7 @@ def sum_of_pairs(row):
 
 @inlined
 def add_term(terms, nothing, x, shared):
-    return add_exponential(terms, x, 1.0, shared), nothing
+    return add_exponential(terms, x, 0, shared), nothing
 
 
 @inlined

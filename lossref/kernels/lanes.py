@@ -46,6 +46,7 @@ __all__ = [
     "magnitude_is_infinite",
     "memory_fence",
     "misalignment",
+    "power_of_two",
     "prefetch",
     "scale_by_power_of_two",
     "select",
@@ -204,7 +205,7 @@ larger = lanes_intrinsic(lambda context, builder, lanes, v: builder.select(build
 
 def _scale(context, builder, lanes, values):
     fraction, exponent = values
-    if HAS_AVX512 and lanes.count * lanes.element.bitwidth % 512 == 0:
+    if avx512_has(lanes):
         return _scale_avx512(builder, lanes, fraction, exponent)
     # Elsewhere in two factors, each of which is a normal number, so that the second rounds into the
     # subnormals once.
@@ -229,6 +230,34 @@ def _scale(context, builder, lanes, values):
         power = builder.bitcast(builder.shl(biased, constant(integers, FRACTION_BITS[element])), vector)
         fraction = builder.fmul(fraction, power)
     return fraction
+
+
+def _power(context, builder, lanes, values):
+    exponent, shared = values
+    element, integer = lanes.element, INTEGER[lanes.element]
+    vector, integers = vector_type(lanes), ir.VectorType(integer, lanes.count)
+    if avx512_has(lanes):
+        one = ir.Constant(vector, [1.0] * lanes.count)
+        return _scale_avx512(builder, lanes, one, builder.fsub(exponent, shared))
+
+    def constant(kind, number):
+        return ir.Constant(kind, [number] * lanes.count)
+
+    # The difference of the representations grows with that of the numbers, and is n − shared where n is an integer of
+    # that range: so it is enough to clamp it to the exponents that are stored, those of 0 and ∞ included.
+    magic = constant(vector, 1.5 * 2.0 ** FRACTION_BITS[element])
+    rounded = builder.bitcast(builder.fadd(exponent, builder.fsub(magic, shared)), integers)
+    none = builder.sub(builder.bitcast(magic, integers), constant(integers, BIAS[element]))
+    stored = builder.sub(rounded, none)
+    lowest, highest = constant(integers, 0), constant(integers, 2 * BIAS[element] + 1)
+    stored = builder.select(builder.icmp_signed("<", stored, lowest), lowest, stored)
+    stored = builder.select(builder.icmp_signed(">", stored, highest), highest, stored)
+    return builder.bitcast(builder.shl(stored, constant(integers, FRACTION_BITS[element])), vector)
+
+
+def avx512_has(lanes):
+    """The lanes fill registers of 512 bits."""
+    return HAS_AVX512 and lanes.count * lanes.element.bitwidth % 512 == 0
 
 
 def _scale_avx512(builder, lanes, fraction, exponent):
@@ -267,6 +296,8 @@ def by_register(builder, lanes, instruction, values):
 #: fraction · 2^exponent, the exponent being any integer held as a floating-point number; rounds into the subnormals,
 #: to 0 and to ∞. A NaN fraction stays NaN. Where `HAS_AVX512`, the exponent is rounded down to an integer.
 scale_by_power_of_two = lanes_intrinsic(_scale, 2)
+#: 2^(exponent − shared) for integers held as floating-point numbers: ∞ above the range, 0 or a subnormal below it.
+power_of_two = lanes_intrinsic(_power, 2)
 
 
 @intrinsic

@@ -40,7 +40,7 @@ SUMMARY = np.dtype([("m", np.float64), ("r", np.float64), ("centre", np.float64)
 @inlined
 def add_weighted_difference(terms, x, cotangent, constants):
     shift, centre = constants
-    e = scaled_exponential(x - shift, HEADROOM)
+    e = scaled_exponential(x - shift, 1.0, -HEADROOM)
     return terms + select(is_zero(e), 0.0, e * (centre - cotangent))
 
 
@@ -48,7 +48,7 @@ def add_weighted_difference(terms, x, cotangent, constants):
 def weighted_differences(row, shift, cotangent, centre):
     """Σ_k e^{row[k] − shift} (centre − cotangent[k])."""
     total, lost = sum_beside(add_weighted_difference, row, cotangent, (shift, centre), spread(row, 0.0))
-    return (total + lost) / HEADROOM
+    return (total + lost) * 2.0**-HEADROOM
 
 
 @inlined

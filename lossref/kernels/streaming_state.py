@@ -64,7 +64,7 @@ IDENTITY = (-math.inf, 0.0)
 
 # The terms are added up 2^64 times too large, which costs nothing: where every other number trails by 90 or
 # more, they would be subnormal float32 with only a few digits.
-HEADROOM = 2.0**64
+HEADROOM = 64
 
 
 @inlined
@@ -127,21 +127,21 @@ def add_or_count(terms, leaders, x, constants):
 def sum_of_exponentials(row, shift, cap):
     """Σ e^{x − shift}."""
     total, lost, _ = sum_over(add, row, (shift, cap), None)
-    return (total + lost) / HEADROOM
+    return (total + lost) * 2.0**-HEADROOM
 
 
 @inlined
 def sum_and_largest(block, shift, cap):
     """(Σ e^{x − shift}, max x) in one go: right as long as no x exceeds the shift by much."""
     total, lost, top = sum_over(add_and_compare, block, (shift, cap), spread(block, -np.inf))
-    return (total + lost) / HEADROOM, float(largest_of(top))
+    return (total + lost) * 2.0**-HEADROOM, float(largest_of(top))
 
 
 @inlined
 def sum_without_leaders(block, shift, cap):
     """(Σ e^{x − shift} over x ≠ shift, the number of x equal to shift)."""
     total, lost, leaders = sum_over(add_or_count, block, (shift, cap), spread(block, 0.0))
-    return (total + lost) / HEADROOM, sum_of(leaders)
+    return (total + lost) * 2.0**-HEADROOM, sum_of(leaders)
 
 
 @inlined

@@ -7,7 +7,7 @@ from numba import njit
 from lossref.kernels import exponential as exponential_module
 from lossref.kernels import lanes as lanes_module
 from lossref.kernels.exponential import add_exponential, capped, capped_slope, scaled_exponential
-from lossref.kernels.lanes import load, load_tail, scale_by_power_of_two, store, store_tail, whole, width
+from lossref.kernels.lanes import load, load_tail, power_of_two, scale_by_power_of_two, store, store_tail, whole, width
 
 
 @njit
@@ -39,14 +39,14 @@ def scaled(x, factor, shared=0.0):
     return out
 
 
-def added(before, x, factor, shared):
+def added(before, x, up, shared):
     @njit
-    def run(before, x, factor, shared, out):
+    def run(before, x, up, shared, out):
         for j in range(0, whole(x), width(x)):
-            store(out, j, add_exponential(load(before, j), load(x, j), factor, shared))
+            store(out, j, add_exponential(load(before, j), load(x, j), up, shared))
 
     out = np.empty_like(x)
-    run(before, x, factor, shared, out)
+    run(before, x, up, shared, out)
     return out
 
 
@@ -89,7 +89,7 @@ COARSE = {np.float32: 3e-9, np.float64: 0}
 def test_a_term_of_a_sum(dtype, shared):
     limits = np.finfo(dtype)
     x = np.linspace(RANGE[dtype][0], 20, 64_000).astype(dtype)
-    out = added(np.zeros_like(x), x, 2.0**64, shared)
+    out = added(np.zeros_like(x), x, 64, shared)
     true = np.exp(x.astype(np.longdouble)) * np.longdouble(2) ** (64 - shared)
     relative = 1.4 * limits.eps + COARSE[dtype] * np.abs(x)
     assert np.all(np.abs(out - true) <= relative * true + limits.smallest_subnormal)
@@ -105,7 +105,7 @@ def test_far_beyond_the_range_and_brought_back_by_the_shared_exponent(dtype, x):
     for off, true in ((0, float(2 ** (exponent - shared))), (1200, 0), (-1200, np.inf)):
         rounding = 1.4 * np.finfo(dtype).eps
         np.testing.assert_allclose(scaled(numbers, 1.0, float(shared + off)), true, rtol=rounding)
-        terms = added(zero, numbers, 1.0, float(shared + off))
+        terms = added(zero, numbers, 0, float(shared + off))
         np.testing.assert_allclose(terms, true, rtol=rounding + COARSE[dtype] * abs(x))
 
 
@@ -114,7 +114,7 @@ def test_far_beyond_the_range_and_brought_back_by_the_shared_exponent(dtype, x):
 def test_masks_add_nothing_and_what_is_no_number_shows(dtype):
     special = [0.0, -0.0, -np.inf, -1e9, -1e30, -np.finfo(dtype).max, np.nan, np.inf]
     x = np.array(special + [0.0] * 56, dtype)
-    out = added(np.full(64, 3, dtype), x, 1.0, 0.0)
+    out = added(np.full(64, 3, dtype), x, 0, 0.0)
     np.testing.assert_array_equal(out[:7], [4, 4, 3, 3, 3, 3, np.nan])
     assert not np.isfinite(out[7])
 
@@ -146,7 +146,19 @@ def test_any_power_of_two(dtype):
         for j in range(0, whole(n), width(n)):
             store(out, j, scale_by_power_of_two(load(fraction, j), load(n, j)))
 
+    @njit
+    def powers_alone(n, shared, out):
+        for j in range(0, whole(n), width(n)):
+            store(out, j, power_of_two(load(n, j), shared))
+
     n = np.concatenate([np.arange(-3000, 3200), [-np.inf, -1e30, -7e5, 7e5, 1e30, np.inf], [0.0, 0.0]])
+    for shared in (0, 100, -94548):
+        alone = np.empty(n.size, dtype)
+        powers_alone((n + shared).astype(dtype), float(shared), alone)
+        with np.errstate(over="ignore", under="ignore"):
+            true = np.ldexp(dtype(1), np.clip(n, -9999, 9999).astype(int))
+        np.testing.assert_array_equal(alone, np.where(true < np.finfo(dtype).tiny, alone, true))
+        assert np.all(alone[true < np.finfo(dtype).tiny] <= true[true < np.finfo(dtype).tiny])
     for fraction in (0.75, -1.4):
         fractions, out = np.full(n.size, fraction, dtype), np.empty(n.size, dtype)
         powers(fractions, n.astype(dtype), out)
