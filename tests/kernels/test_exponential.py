@@ -1,13 +1,25 @@
+import os
+import subprocess
+import sys
 from decimal import Decimal
 
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.codegen import get_host_cpu_features
 
-from lossref.kernels import exponential as exponential_module
-from lossref.kernels import lanes as lanes_module
 from lossref.kernels.exponential import add_exponential, capped, capped_slope, scaled_exponential
-from lossref.kernels.lanes import load, load_tail, power_of_two, scale_by_power_of_two, store, store_tail, whole, width
+from lossref.kernels.lanes import (
+    HAS_AVX512,
+    load,
+    load_tail,
+    power_of_two,
+    scale_by_power_of_two,
+    store,
+    store_tail,
+    whole,
+    width,
+)
 
 
 @njit
@@ -18,13 +30,6 @@ def caps(x, cap, out, slope):
 
 
 RANGE = {np.float32: (-110, 80), np.float64: (-760, 700)}
-
-
-@pytest.fixture(params=[lanes_module.HAS_AVX512, False], ids=["as here", "without AVX-512"])
-def machine(request, monkeypatch):
-    """This one, and one that takes the power of two in two factors and has no tables."""
-    monkeypatch.setattr(lanes_module, "HAS_AVX512", request.param)
-    monkeypatch.setattr(exponential_module, "HAS_AVX512", request.param)
 
 
 def scaled(x, factor, shared=0.0):
@@ -50,7 +55,6 @@ def added(before, x, up, shared):
     return out
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_exponential(dtype):
     x = np.linspace(*RANGE[dtype], 200_003).astype(dtype)
@@ -60,7 +64,6 @@ def test_exponential(dtype):
     assert np.all(np.abs(out - true) <= 1.01 * limits.eps * true + 0.51 * limits.smallest_subnormal)
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_special_numbers(dtype):
     x = np.array([0.0, -0.0, -np.inf, -1e9, -1e30, -np.finfo(dtype).max, np.nan, np.inf, -174, -1416, -120], dtype)
@@ -69,7 +72,6 @@ def test_special_numbers(dtype):
     assert not np.isfinite(out[7])
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_a_scaled_subnormal_is_rounded_once(dtype):
     limits = np.finfo(dtype)
@@ -83,7 +85,6 @@ def test_a_scaled_subnormal_is_rounded_once(dtype):
 COARSE = {np.float32: 3e-9, np.float64: 0}
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 @pytest.mark.parametrize("shared", [0.0, 7.0, -5.0])
 def test_a_term_of_a_sum(dtype, shared):
@@ -92,10 +93,10 @@ def test_a_term_of_a_sum(dtype, shared):
     out = added(np.zeros_like(x), x, 64, shared)
     true = np.exp(x.astype(np.longdouble)) * np.longdouble(2) ** (64 - shared)
     relative = 1.4 * limits.eps + COARSE[dtype] * np.abs(x)
-    assert np.all(np.abs(out - true) <= relative * true + limits.smallest_subnormal)
+    # Below the normal numbers all may be lost: with the 2^64, that is too little to show in a sum of this dtype.
+    assert np.all(np.abs(out - true) <= relative * true + limits.tiny)
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 @pytest.mark.parametrize("x", [1000.0, 65000.0, 88000.5, -65000.0])
 def test_far_beyond_the_range_and_brought_back_by_the_shared_exponent(dtype, x):
@@ -109,7 +110,6 @@ def test_far_beyond_the_range_and_brought_back_by_the_shared_exponent(dtype, x):
         np.testing.assert_allclose(terms, true, rtol=rounding + COARSE[dtype] * abs(x))
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_masks_add_nothing_and_what_is_no_number_shows(dtype):
     special = [0.0, -0.0, -np.inf, -1e9, -1e30, -np.finfo(dtype).max, np.nan, np.inf]
@@ -138,7 +138,6 @@ def test_soft_cap(dtype, cap):
     np.testing.assert_array_equal(out, masks)
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("dtype", RANGE)
 def test_any_power_of_two(dtype):
     @njit
@@ -164,3 +163,14 @@ def test_any_power_of_two(dtype):
         powers(fractions, n.astype(dtype), out)
         with np.errstate(over="ignore", under="ignore"):
             np.testing.assert_array_equal(out, np.ldexp(fractions, np.clip(n, -9999, 9999).astype(int)))
+
+
+@pytest.mark.skipif(not HAS_AVX512, reason="the tests of this file have just run without AVX-512")
+def test_all_of_this_without_avx512(tmp_path):
+    """In a process of its own: what Numba has compiled once for some types it does not compile again."""
+    features = [f for f in get_host_cpu_features().split(",") if not f.startswith("+avx512")]
+    less = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ",".join(features), "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=os.environ | less, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "1 skipped" in done.stdout
