@@ -52,6 +52,7 @@ __all__ = [
     "capped_slope",
     "exponential",
     "left_out",
+    "no_lower_than_domain",
     "scaled_exponential",
     "shifted_exponential",
 ]
