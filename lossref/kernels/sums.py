@@ -9,7 +9,7 @@ Kernels
 Each lane adds up a run of 16 terms (32 in float64). The lanes are then added pairwise until they fill one register,
 and go into sums in float64, one in each lane, with what their rounding loses beside them. So no rounding error is
 repeated more than 16 times, even where all terms are equal, and 10⁸ terms are as good as 10³. The lanes become one
-number at the very end: adding them up takes as long as half a run.
+number at the very end, for that is a chain of additions, each of which waits for the one before.
 """
 
 import numpy as np
