@@ -11,6 +11,7 @@ from lossref.core import (
     Positive,
     Real,
     at,
+    floats,
     label_mask,
     loss,
     times,
@@ -88,7 +89,7 @@ def _(logits, labels, weight, ignore_index, label_smoothing, softcap, z_loss_wei
     row = softmax_row(soft_cap(logits, softcap))
     w, w_label, label = label_weights(logits, labels, weight, ignore_index)
     is_label = label_mask(label, logits.shape[1])
-    w_others = np.stack([total(np.delete(w, j)) for j in range(len(w))]) if weight is not None else w * (len(w) - 1)
+    w_others = w * (len(w) - 1) if weight is None else sum_of_others(w)
     g = (1 - label_smoothing) * w_label[:, None] * row.p_minus(is_label)
     g = g + label_smoothing / len(w) * (row.p * w_others - w * row.not_p)
     g = g + 2 * z_loss_weight * (w_label * row.lse)[:, None] * row.p
@@ -105,6 +106,12 @@ def _(logits, labels, weight, ignore_index):
 def _(logits, labels):
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return -np.log(p[np.arange(len(labels)), labels])
+
+
+def sum_of_others(w):
+    """Σ_{k≠j} w_k for every class j: only where w_j is most of the sum, their difference would lose digits."""
+    largest = np.argmax(floats(w))
+    return where(np.arange(len(w)) == largest, total(np.delete(w, largest)), total(w) - w)
 
 
 def label_weights(logits, labels, weight, ignore_index):

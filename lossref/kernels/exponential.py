@@ -28,6 +28,7 @@ Without AVX-512, and in float64, it is the polynomial.
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -195,10 +196,19 @@ def no_lower_than_domain_on_lanes(x):
     return lambda x: larger(LOWEST_FLOAT64, x)
 
 
+@inlined
+def split(number):
+    """(f, n) with number = f 2^n and 1 ≤ |f| < 2, or n = 0 (of 0, ∞, NaN). Unlike `math.frexp` it leaves the loops."""
+    n = ((np.float64(number).view(np.int64) >> 52) & 2047) - 1023
+    n = n if -1023 < n < 1001 else 0
+    return number * np.int64((1023 - n) << 52).view(np.float64), float(n)
+
+
 def scaled_exponential(x, factor, shared=0.0):
     """factor · e^x 2^−shared; e^{−∞} = 0, e^{+∞} is not finite.
 
-    The factor comes before the power of two: a subnormal result is rounded once, and is right to its last bit.
+    The factor comes before the power of two: a subnormal result is rounded once, and is right to its last bit. A
+    factor that is a number, and not lanes, may be of any size.
     """
     raise NotImplementedError("for compiled code")
 
@@ -209,20 +219,28 @@ def scaled_exponential_on_lanes(x, factor, shared=0.0):
         return None
 
     def by_table(x, factor, shared=0.0):
+        significand, up = split(factor)
         r, t = coarsely_reduced(no_lower_than_domain(x))
         t = fused_multiply_add(r - ROUND_TO_SIXTEENTHS, -LN2_LOW_FLOAT32, t)
         p = fused_multiply_add(t, S3, S2)
         p = fused_multiply_add(p, t, 1.0)
-        root = from_table(ROOTS, factor, r)
-        return scale_by_power_of_two(fused_multiply_add(p * t, root, root), r - (ROUND_TO_SIXTEENTHS + shared))
+        root = from_table(ROOTS, significand, r)
+        return scale_by_power_of_two(fused_multiply_add(p * t, root, root), r - (ROUND_TO_SIXTEENTHS + shared - up))
 
     def by_polynomial(x, factor, shared=0.0):
-        n, t = reduced(no_lower_than_domain(x))
-        minus_one = exponential_minus_one_of_reduced(t)
-        return scale_by_power_of_two(fused_multiply_add(minus_one, factor, factor), n - shared)
+        significand, up = split(factor)
+        return times_exponential(significand, x, shared - up)
 
-    one_table = HAS_AVX512 and x.element is types.float32 and not isinstance(factor, Lanes)
-    return by_table if one_table else by_polynomial
+    if isinstance(factor, Lanes):
+        return lambda x, factor, shared=0.0: times_exponential(factor, x, shared)
+    return by_table if HAS_AVX512 and x.element is types.float32 else by_polynomial
+
+
+@inlined
+def times_exponential(factor, x, shared):
+    n, t = reduced(no_lower_than_domain(x))
+    minus_one = exponential_minus_one_of_reduced(t)
+    return scale_by_power_of_two(fused_multiply_add(minus_one, factor, factor), n - shared)
 
 
 def add_exponential(total, x, up, shared):

@@ -16,7 +16,7 @@ import numpy as np
 
 from lossref.kernels.compilation import inlined, kernel
 from lossref.kernels.exponential import scaled_exponential
-from lossref.kernels.lanes import is_zero, memory_fence, select, spread
+from lossref.kernels.lanes import is_zero, memory_fence, select, spread, widened
 from lossref.kernels.rows import in_parallel, pieces_of_a_row
 from lossref.kernels.states import folded
 from lossref.kernels.streaming_state import HEADROOM, absorb, finite, index_of, merge
@@ -45,9 +45,19 @@ def add_weighted_difference(terms, x, cotangent, constants):
 
 
 @inlined
+def add_wide_weighted_difference(terms, x, cotangent, constants):
+    shift, centre = constants
+    e = scaled_exponential(x - shift, 1.0, -HEADROOM)
+    return terms + select(is_zero(widened(e)), 0.0, widened(e) * (centre - widened(cotangent)))
+
+
+@inlined
 def weighted_differences(row, shift, cotangent, centre):
     """Σ_k e^{row[k] − shift} (centre − cotangent[k])."""
     total, lost = sum_beside(add_weighted_difference, row, cotangent, (shift, centre), spread(row, 0.0))
+    if not abs(total) < np.inf:  # cotangents of 1e19 and more overflow
+        wide = widened(spread(row, 0.0))
+        total, lost = sum_beside(add_wide_weighted_difference, row, cotangent, (shift, centre), wide)
     return (total + lost) * 2.0**-HEADROOM
 
 

@@ -223,3 +223,17 @@ def test_outputs_that_overlap_each_other_are_refused():
         lr.linear_cross_entropy.path("numba").grad(x, x, [0, 1, 2, 3], out=(same, same))
     with pytest.raises(ValueError, match=r"^out: expected a tuple of 2"):
         lr.top_k_softmax.path("numba").grad(x, k=2, bias=x[0], out=same)
+
+
+@pytest.mark.parametrize("size", [3e19, 1.7e38])
+@pytest.mark.parametrize("name", ["logsumexp", "log_softmax", "softmax", "cross_entropy"])
+def test_cotangents_near_the_end_of_the_range(name, size):
+    """What overflows on the way to a gradient that does not."""
+    x = np.array([[0, -0.736, -80], [0, -6.281, -9], [0, -6.29, -9]], np.float32)
+    given = {"cross_entropy": {"labels": np.array([2, 2, 2]), "reduction": "none"}}.get(name, {})
+    cotangent = np.ones(3) if name in ("logsumexp", "cross_entropy") else np.tile([1.0, -1.0, 0.0], (3, 1))
+    cotangent = cotangent.astype(np.float32)
+    loss = getattr(lr, name)
+    expected = loss.grad(x.astype(float), **given, cotangent=cotangent.astype(float) * size)
+    gradient = loss.path("numba").grad(x, **given, cotangent=cotangent * np.float32(size))
+    np.testing.assert_allclose(gradient, expected, rtol=2e-6)

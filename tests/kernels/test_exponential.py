@@ -81,6 +81,23 @@ def test_a_scaled_subnormal_is_rounded_once(dtype):
     assert np.all(np.abs(scaled(x, 0.3) - true) <= 0.51 * limits.smallest_subnormal + 2 * limits.eps * true)
 
 
+@pytest.mark.parametrize("dtype", RANGE)
+@pytest.mark.parametrize("factor", [3e38, -3e38, 1e300, 1e-38, 1e-42, 1e-300, 0.0, np.inf, np.nan])
+def test_a_factor_of_any_size(dtype, factor):
+    """A factor times a root of 2 may overflow where the product with e^x does not."""
+    limits = np.finfo(dtype)
+    x = np.linspace(*RANGE[dtype], 6400).astype(dtype)
+    true = np.exp(x.astype(np.longdouble)) * np.longdouble(factor)
+    fits = ~(np.abs(true) >= limits.max)
+    rounding = 2 * limits.eps * np.abs(true) + 0.51 * limits.smallest_subnormal
+    out = scaled(x, factor)
+    if np.isfinite(factor):
+        assert np.all((np.abs(out - true) <= rounding)[fits])
+        assert np.all(np.isinf(out[~fits]))
+    else:
+        assert not np.isfinite(out).any()
+
+
 # What a term of a sum may have too much, relative to |x|.
 COARSE = {np.float32: 3e-9, np.float64: 0}
 
