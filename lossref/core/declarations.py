@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import ml_dtypes
@@ -174,14 +174,15 @@ class Declaration:
             yield "an array", np.ones(3)
 
 
-def _as_array(name: str, value, expected: str) -> np.ndarray:
+def _as_array(name: str, value, expected: Callable[[], str]) -> np.ndarray:
+    """`expected` says what is legal; only an error asks it."""
     try:
         array = np.asarray(value)
     except Exception as reason:
-        raise TypeError(message(name, expected, f"{type(value).__name__} ({reason})")) from None
+        raise TypeError(message(name, expected(), f"{type(value).__name__} ({reason})")) from None
     if array.dtype == object or (array.dtype.kind in "USVMmc" and array.dtype != ml_dtypes.bfloat16):
         got = type(value).__name__ if array.dtype == object else f"dtype {array.dtype}"
-        raise TypeError(message(name, expected, got))
+        raise TypeError(message(name, expected(), got))
     return array
 
 
@@ -231,7 +232,7 @@ class RealNumber(Declaration):
     def check_number(self, name, value, context):
         if value is None and self.or_none:
             return None
-        array = _as_array(name, value, f"a {self.kind()} number")
+        array = _as_array(name, value, lambda: f"a {self.kind()} number")
         if array.ndim or array.dtype == bool:
             raise TypeError(message(name, f"a {self.kind()} number", value))
         number = float(array)
@@ -242,7 +243,7 @@ class RealNumber(Declaration):
     def check_dtype(self, name, value, context):
         if context.device:
             return _on_device(name, value, "fV", f"a {self.kind()} array {self.shape_text}")  # V: bfloat16
-        array = _as_array(name, value, f"a {self.kind()} array {self.shape_text}")
+        array = _as_array(name, value, lambda: f"a {self.kind()} array {self.shape_text}")
         return np.ascontiguousarray(array, context.dtype).reshape(array.shape)
 
     def check_values(self, name, array, context):
@@ -410,7 +411,7 @@ class Whole(Declaration):
 
 
 def _integers(name, value, expected):
-    array = _as_array(name, value, expected)
+    array = _as_array(name, value, lambda: expected)
     if array.size == 0 and array.dtype == np.float64:  # np.asarray([]) is float64
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -513,7 +514,7 @@ class BooleanMask(Declaration):
     def check_dtype(self, name, value, context):
         if context.device:
             return _on_device(name, value, "b", f"a boolean array {self.shape_text}")
-        array = _as_array(name, value, f"a boolean array {self.shape_text}")
+        array = _as_array(name, value, lambda: f"a boolean array {self.shape_text}")
         if array.dtype != bool:
             raise TypeError(message(name, f"a boolean array {self.shape_text}", f"dtype {array.dtype}"))
         return array

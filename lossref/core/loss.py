@@ -185,7 +185,7 @@ class Loss(Examples):
         if name not in self.paths:
             raise ValueError(message("path", " or ".join(map(repr, self.paths)) + f" for {self.name}", plain(name)))
         other = object.__new__(Loss)
-        other.__dict__.update(self.__dict__, path_name=name)
+        other.__dict__.update(self.__dict__, path_name=name, _binder=self._binder, _names=self._names)
         return other
 
     @cached_property
@@ -234,14 +234,29 @@ class Loss(Examples):
     def _binder(self) -> inspect.Signature:
         return self.__signature__
 
+    @cached_property
+    def _names(self) -> tuple[list[str], dict, set[str]]:
+        """The parameters that may be given by position, the defaults of the others, and those that must be given."""
+        parameters = self._binder.parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        by_position = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return by_position, defaults, self._binder.parameters.keys() - defaults.keys()
+
+    def _arguments_by_name(self, args, kwargs) -> dict:
+        by_position, defaults, needed = self._names
+        given = dict(zip(by_position, args, strict=False)) | kwargs
+        known = given.keys() <= self._binder.parameters.keys()
+        if not (known and len(given) == len(args) + len(kwargs) and needed <= given.keys()):
+            # `bind` takes as long as all the rest of a small call, so it is asked only what is wrong.
+            try:
+                self._binder.bind(*args, **kwargs)
+            except TypeError as problem:
+                raise TypeError(f"{self.name}: {problem}") from None
+        return defaults | given
+
     def _bind(self, args, kwargs, scan=None) -> Call:
         """Bind and validate; scan=False leaves the search for NaN to the kernel's result."""
-        try:
-            bound = self._binder.bind(*args, **kwargs)
-        except TypeError as problem:
-            raise TypeError(f"{self.name}: {problem}") from None
-        bound.apply_defaults()
-        values = dict(bound.arguments)
+        values = self._arguments_by_name(args, kwargs)
         reduction = values.pop("reduction", "none")
         divisor = values.pop("divisor", None)
         if self.reducible:
