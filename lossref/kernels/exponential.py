@@ -17,11 +17,11 @@ Kernels
     e^x = 2^k 2^{j/16} e^t,    n = rint(16 x log₂e)/16,    |t| ≤ ln 2/32
 
 In float32 the sixteen numbers 2^{j/16} fill one register of AVX-512, and taking one of them is one instruction. For so
-small a t the degree 3 is enough, right to 2e-9. That is 11 operations for 16 numbers, where the polynomial needs 13.
+small a t the degree 3 is enough, right to 2e-9. That is 12 operations for 16 numbers, where the polynomial needs 14.
 
-*A term of a sum* needs 10 with its addition, where the polynomial needs 14: the last multiplication is fused with the
-addition, and the second step of t is left out. e^t is then too large by the factor e^{nL}, L = -2e-9 being the second
-part of ln 2; the rounding of a difference x − m does 20 times as much.
+*A term of a sum* needs 10 with its addition: the last multiplication is fused with the addition, and the second step
+of t is left out. e^t is then too large by the factor e^{nL}, L = -2e-9 being the second part of ln 2; the rounding of
+a difference x − m does 20 times as much.
 
 Without AVX-512, and in float64, it is the polynomial.
 """
