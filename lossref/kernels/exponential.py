@@ -48,6 +48,7 @@ from lossref.kernels.lanes import (
 )
 
 __all__ = [
+    "LOG2_E_FLOAT64",
     "add_exponential",
     "capped",
     "capped_slope",

@@ -28,7 +28,13 @@ import math
 import numpy as np
 
 from lossref.kernels.compilation import inlined
-from lossref.kernels.exponential import add_exponential, left_out, no_lower_than_domain, scaled_exponential
+from lossref.kernels.exponential import (
+    LOG2_E_FLOAT64,
+    add_exponential,
+    left_out,
+    no_lower_than_domain,
+    scaled_exponential,
+)
 from lossref.kernels.lanes import largest_of, spread, width
 from lossref.kernels.streaming_state import largest
 from lossref.kernels.sums import BLOCK, compensated, sum_over
@@ -37,7 +43,6 @@ __all__ = ["EXPONENT_LIMIT", "add_pairs", "exponential_over_sum", "sum_of_pairs"
 
 # The exponent is looked after once for so many numbers.
 PART = 4 * BLOCK
-LOG2_E = 1 / math.log(2)
 # A sum of a part above this may have overflowed in a lane.
 OVERFLOWED = 2.0**120
 # A sum above this has left the exponent that the lanes share behind.
@@ -58,7 +63,7 @@ def add_pairs(mantissa1, n1, mantissa2, n2):
 def exponent_of_largest(row):
     """n of the row's largest e^x = μ 2^n."""
     top = no_lower_than_domain(spread(row, largest(row, None)))
-    return np.rint(float(largest_of(top)) * LOG2_E)
+    return np.rint(float(largest_of(top)) * LOG2_E_FLOAT64)
 
 
 @inlined

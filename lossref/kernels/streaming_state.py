@@ -56,7 +56,6 @@ __all__ = [
     "state_and_leader_of_long_row",
     "state_of_long_row",
     "sum_of_exponentials",
-    "sum_without_leaders",
 ]
 
 #: The state of no number at all.

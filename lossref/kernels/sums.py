@@ -1,4 +1,4 @@
-r"""Sums over a row: nothing is lost on the way, and memory sets the pace.
+r"""Sums over a row that lose nothing on the way.
 
 Reference
 =========
