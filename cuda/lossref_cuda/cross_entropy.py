@@ -59,6 +59,7 @@ from lossref_cuda.instructions import (
     store4,
     store_at,
     tanh,
+    wait_for_warp,
 )
 from lossref_cuda.launching import CHIP_BYTES, THREADS, bytes_on_chip, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
@@ -376,6 +377,8 @@ def finish_row(
         p_y = exp(target - m) / (one + r)
         at_label = -(one - eps) * w * miss + from_z * p_y + eps_over_c * (p_y * (total - w) - w * miss)
         share = (one - eps) * w + from_z
+        if team == 32:
+            wait_for_warp()
         if wide:
             write_gradient4(
                 logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
@@ -396,7 +399,7 @@ def whole_row(
     """Everything about one row, by the `team` of threads that share it.
 
     The gradient may be written over the logits: what a thread needs of its neighbours' entries, the label's
-    logit and the state, it has before any of them passes the merge.
+    logit and the state, it has before any of them passes the barrier, of the merge where the team is a block.
     """
     columns = logits.shape[1]
     label = labels[row]

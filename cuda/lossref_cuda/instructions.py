@@ -14,6 +14,7 @@ kernels call
     fast_exp             one multiplication and ex2.approx: 2 ulp, plus the rounding of the product
     fma, rint, power_of_two     for numbers held as mantissa and exponent
     shuffle_xor          the value of the lane whose number differs in the given bits
+    wait_for_warp        what the lanes have read, or written, lies behind all of them
     pack_bfloat16        two numbers rounded to bfloat16, in one 32-bit word
     multiply_tiles       a warp multiplies two tiles of bfloat16 on the tensor cores
 
@@ -49,6 +50,7 @@ if SIMULATED:
         store4,
         store_at,
         tanh,
+        wait_for_warp,
         widen,
     )
 else:
@@ -333,6 +335,11 @@ else:
     def shuffle_xor(value, bits):
         """The value of the lane whose number differs from this lane's in `bits`; all 32 lanes take part."""
         return cuda.shfl_xor_sync(0xFFFFFFFF, value, bits)
+
+    @device_function
+    def wait_for_warp():
+        """A barrier of the 32 lanes. A shuffle is none: it orders no access to memory."""
+        cuda.syncwarp()
 
     # ---- tensor cores --------------------------------------------------------------------------------
 

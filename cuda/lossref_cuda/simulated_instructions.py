@@ -160,6 +160,10 @@ def shuffle_xor(value, bits):
     return values[lane ^ bits]
 
 
+def wait_for_warp():
+    _exchange(None)
+
+
 def pack_bfloat16(low, high):
     halves = (int(_narrow(np.dtype(np.uint16), number)) for number in (low, high))
     return np.uint32(next(halves) | next(halves) << 16)

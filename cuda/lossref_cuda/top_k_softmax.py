@@ -25,7 +25,7 @@ import numpy as np
 from numba import cuda
 
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result
-from lossref_cuda.instructions import device_function, exp, load, real, store
+from lossref_cuda.instructions import device_function, exp, load, real, store, wait_for_warp
 from lossref_cuda.launching import THREADS, chosen, configured, geometry
 from lossref_cuda.reductions import add_exactly, maximum_over_warp, minimum_over_warp, sum_over_warp
 
@@ -174,6 +174,8 @@ def backward_row(scores, bias, biased, k, cotangents, gradient, slopes, row, fir
         mean, mean_lost = add_exactly(mean, mean_lost, p * (load(cotangents, row, j) - centre))
         j += step
     mean, mean_lost = sum_of_team(team, mean, mean_lost)
+    if team == 32:  # the gradient may be written over scores that other lanes still read
+        wait_for_warp()
     j = first
     while j < scores.shape[1]:
         p = gate(scores, bias, biased, row, j, last, place, total, lost, scale)
