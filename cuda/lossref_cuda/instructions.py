@@ -14,6 +14,7 @@ kernels call
     fast_exp             one multiplication and ex2.approx: 2 ulp, plus the rounding of the product
     fma, rint, power_of_two     for numbers held as mantissa and exponent
     shuffle_xor          the value of the lane whose number differs in the given bits
+    count_lanes          in how many lanes of the warp something is true
     wait_for_warp        what the lanes have read, or written, lies behind all of them
     pack_bfloat16        two numbers rounded to bfloat16, in one 32-bit word
     multiply_tiles       a warp multiplies two tiles of bfloat16 on the tensor cores
@@ -29,6 +30,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 if SIMULATED:
     from lossref_cuda.simulated_instructions import (
         as_row,
+        count_lanes,
         device_function,
         exp,
         fast_exp,
@@ -335,6 +337,11 @@ else:
     def shuffle_xor(value, bits):
         """The value of the lane whose number differs from this lane's in `bits`; all 32 lanes take part."""
         return cuda.shfl_xor_sync(0xFFFFFFFF, value, bits)
+
+    @device_function
+    def count_lanes(condition):
+        """In how many of the 32 lanes it holds; all take part."""
+        return cuda.popc(cuda.ballot_sync(0xFFFFFFFF, condition))
 
     @device_function
     def wait_for_warp():

@@ -29,7 +29,8 @@ import math
 import numba
 from numba import cuda
 
-from lossref_cuda.instructions import device_function, exp, fast_exp, load, load4, lowest, real, shuffle_xor
+from lossref_cuda.instructions import count_lanes, device_function, exp, fast_exp, load, load4, lowest, real
+from lossref_cuda.reductions import maximum_over_warp, sum_over_lanes
 
 SLACK = 8.0
 
@@ -101,7 +102,7 @@ def settle(m, r, lost, reference):
 
 @device_function
 def merge(m1, r1, m2, r2):
-    """(m1, r1) and (m2, r2) as one. Symmetric to the last bit, so that all lanes of a butterfly agree."""
+    """(m1, r1) and (m2, r2) as one, whichever comes first."""
     if m2 > m1 or (m2 == m1 and r2 > r1):
         m1, m2 = m2, m1
         r1, r2 = r2, r1
@@ -120,12 +121,14 @@ def finite_or_zero(m):
 
 @device_function
 def merge_over_warp(m, r):
-    """Every lane ends with the state of all 32."""
-    step = 16
-    while step > 0:
-        m, r = merge(m, r, shuffle_xor(m, step), shuffle_xor(r, step))
-        step >>= 1
-    return m, r
+    """Every lane ends with the state of all 32, and with the same bits. First the maximum, then one exponential a
+    lane: merging two by two would take five. Where several lanes have the maximum, one of them is left out."""
+    top = maximum_over_warp(m)
+    if top == -math.inf:
+        return top, sum_over_lanes(r)  # 0, or the NaN that must not get lost
+    leads = m == top
+    rest = r if leads else (real(m, 1.0) + r) * exp(m - top)
+    return top, real(m, count_lanes(leads) - 1) + sum_over_lanes(rest)
 
 
 @device_function

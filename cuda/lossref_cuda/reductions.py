@@ -43,6 +43,16 @@ def minimum_over_warp(value):
 
 
 @device_function
+def sum_over_lanes(value):
+    """Of 32 numbers that need no compensation."""
+    step = 16
+    while step > 0:
+        value = value + shuffle_xor(value, step)
+        step >>= 1
+    return value
+
+
+@device_function
 def sum_over_warp(total, lost):
     """The sum of total - lost over 32 lanes, again as such a pair."""
     step = 16

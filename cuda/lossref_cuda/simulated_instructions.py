@@ -160,6 +160,11 @@ def shuffle_xor(value, bits):
     return values[lane ^ bits]
 
 
+def count_lanes(condition):
+    conditions, _ = _exchange(condition)
+    return sum(map(bool, conditions))
+
+
 def wait_for_warp():
     _exchange(None)
 

@@ -263,6 +263,8 @@ class Translation:
             value = f"{c} ? {a} : {b}"
         elif operation == "bfi" and known:
             value = f"insert_bits({a}, {b}, {c}, {d})"
+        elif operation == "popc" and known:
+            value, result = f"__builtin_popcountll({a})", "u32"
         elif operation == "prmt" and known:
             value = f"permute_bytes({a}, {b}, {c})"
         else:
@@ -283,6 +285,9 @@ class Translation:
         if name == "bar.red.or.pred" and operands[1] == "0":
             vote = f"t->vote = {self.read(operands[2], 'pred')};"
             return f"{vote} {self.wait('AT_VOTE')} {self.write(operands[0], 'pred', 't->vote')}"
+        if name == "vote.sync.ballot.b32":
+            votes = f"t->given = {self.read(operands[1], 'pred')}; t->members = {self.read(operands[2], 'b32')};"
+            return f"{votes} {self.wait('AT_BALLOT')} {self.write(operands[0], 'b32', 't->given')}"
         if name == "bar.warp.sync":
             return f"t->members = {self.read(operands[0], 'b32')}; {self.wait('AT_WARP_BARRIER')}"
         if name == "shfl.sync.bfly.b32":

@@ -359,6 +359,19 @@ static void multiply_tiles(thread *warp) {
     }
 }
 
+/* One bit for each lane that has said yes. */
+static void ballot(thread *warp, uint32_t members) {
+    uint32_t votes = 0;
+    for (unsigned lane = 0; lane < 32; lane++) {
+        thread *t = lane_of(warp, lane);
+        if (t && members >> lane & 1 && t->state == AT_BALLOT) votes |= (uint32_t)(t->given != 0) << lane;
+    }
+    for (unsigned lane = 0; lane < 32; lane++) {
+        thread *t = lane_of(warp, lane);
+        if (t && members >> lane & 1 && t->state == AT_BALLOT) t->given = votes, t->state = READY;
+    }
+}
+
 static void pass_warp_barrier(thread *warp, uint32_t members) {
     for (unsigned lane = 0; lane < 32; lane++) {
         thread *t = lane_of(warp, lane);
@@ -387,12 +400,13 @@ static int run_warp(thread *warp, kernel *code, char *registers) {
         for (unsigned lane = 0; lane < lanes && !waiting; lane++) {
             thread *t = warp + lane;
             uint32_t members = t->state == AT_TILES ? 0xFFFFFFFF : t->members;
-            if (t->state != AT_SHUFFLE && t->state != AT_TILES && t->state != AT_WARP_BARRIER) continue;
+            if (t->state == DONE || t->state == AT_BARRIER || t->state == AT_VOTE) continue;
             if (!(members >> lane & 1)) fault(t, t->line, "is not among the lanes that it names");
             if (have_come(warp, t, members)) waiting = t;
         }
         if (!waiting) return progress;
         if (waiting->state == AT_TILES) multiply_tiles(warp);
+        else if (waiting->state == AT_BALLOT) ballot(warp, waiting->members);
         else if (waiting->state == AT_WARP_BARRIER) pass_warp_barrier(warp, waiting->members);
         else shuffle(warp, waiting->members);
     }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DONE, READY, AT_BARRIER, AT_VOTE, AT_WARP_BARRIER, AT_SHUFFLE, AT_TILES };
+enum { DONE, READY, AT_BARRIER, AT_VOTE, AT_WARP_BARRIER, AT_BALLOT, AT_SHUFFLE, AT_TILES };
 
 typedef struct {
     uint32_t tid[3], ctaid[3], ntid[3], nctaid[3];
