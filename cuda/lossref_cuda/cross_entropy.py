@@ -50,6 +50,7 @@ from lossref_cuda.instructions import (
     as_row,
     device_function,
     exp,
+    fast_exp,
     load,
     load4,
     load_at,
@@ -158,10 +159,13 @@ def walk_rivals4(logits, row, label, cap, inverse, start, stop, first, step):
     j = begin + 4 * first
     while j < end:
         a, b, c, d = load4(logits, row, j)
-        a = masked if j == label else capped(a, cap, inverse)
-        b = masked if j + 1 == label else capped(b, cap, inverse)
-        c = masked if j + 2 == label else capped(c, cap, inverse)
-        d = masked if j + 3 == label else capped(d, cap, inverse)
+        a, b = capped(a, cap, inverse), capped(b, cap, inverse)
+        c, d = capped(c, cap, inverse), capped(d, cap, inverse)
+        if j <= label and label < j + 4:
+            a = masked if j == label else a
+            b = masked if j + 1 == label else b
+            c = masked if j + 2 == label else c
+            d = masked if j + 3 == label else d
         m, r, lost, reference = absorb4(m, r, lost, reference, a, b, c, d)
         j += 4 * step
     if end + first < stop:
@@ -229,98 +233,75 @@ def term_of(logits, surprise, w, lse, spread, total, log_norm, label_smoothing, 
 
 
 @device_function
-def entry(u, w_j, m, r, scale, share, eps_over_c, total):
-    """d term / d u_j for a class that is not the label.
+def entry(e, w_j, r, share, smooth, total):
+    """d term / d u_j for a class that is not the label, e = e**(u_j - m); share and smooth contain 1 / (1 + r).
 
     1 - p_j = ((1 - e) + r) / (1 + r): at the maximum e is 1 and what is left is r.
     """
-    e = exp(u - m)
-    slope = share * e
-    if eps_over_c > real(u, 0.0):
-        slope += eps_over_c * (e * (total - w_j) - w_j * ((real(u, 1.0) - e) + r))
-    return slope * scale
+    g = share * e
+    if smooth > real(e, 0.0):
+        g += smooth * (e * (total - w_j) - w_j * ((real(e, 1.0) - e) + r))
+    return g
 
 
 @device_function
 def write_gradient(
-    logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+    logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
     cap, inverse, start, stop, first, step,
 ):  # fmt: skip
-    scale = real(logits, 1.0) / (real(logits, 1.0) + r)
     j = start + first
     while j < stop:
         x = load(logits, at, j)
-        w_j = weight_of(weight, weighted, logits, j)
-        g = entry(capped(x, cap, inverse), w_j, m, r, scale, share, eps_over_c, total)
-        if j == label:
-            g = at_label
+        g = at_label
+        if j != label:
+            w_j = weight_of(weight, weighted, logits, j)
+            g = entry(exp(capped(x, cap, inverse) - m), w_j, r, share, smooth, total)
         store(gradient, row, j, kappa * g * slope(x, cap, inverse))
         j += step
 
 
 @device_function
-def one_entry(
-    logits,
-    weight,
-    weighted,
-    j,
-    x,
-    label,
-    m,
-    r,
-    scale,
-    share,
-    at_label,
-    eps_over_c,
-    total,
-    kappa,
-    cap,
-    inverse,
-):
-    g = at_label
-    if j != label:
-        w_j = weight_of(weight, weighted, logits, j)
-        g = entry(capped(x, cap, inverse), w_j, m, r, scale, share, eps_over_c, total)
+def one_entry(logits, weight, weighted, j, x, m, r, share, smooth, total, kappa, cap, inverse):
+    w_j = weight_of(weight, weighted, logits, j)
+    g = entry(fast_exp(capped(x, cap, inverse) - m), w_j, r, share, smooth, total)
     return kappa * g * slope(x, cap, inverse)
 
 
 @device_function
 def write_gradient4(
-    logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+    logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
     cap, inverse, start, stop, first, step,
 ):  # fmt: skip
-    """The same with 128-bit accesses; what is not aligned at the two ends goes one by one."""
+    """The same with 128-bit accesses; what is not aligned at the two ends goes one by one. Four entries ask once
+    whether the label is among them."""
     begin, end = aligned_part(logits, at, start, stop)
     if start + first < begin:
         write_gradient(
-            logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+            logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
             cap, inverse, start, begin, first, step,
         )  # fmt: skip
-    scale = real(logits, 1.0) / (real(logits, 1.0) + r)
     j = begin + 4 * first
     while j < end:
         a, b, c, d = load4(logits, at, j)
-        a = one_entry(
-            logits, weight, weighted, j, a, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
-            cap, inverse,
-        )  # fmt: skip
-        b = one_entry(
-            logits, weight, weighted, j + 1, b, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
-            cap, inverse,
-        )  # fmt: skip
-        c = one_entry(
-            logits, weight, weighted, j + 2, c, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
-            cap, inverse,
-        )  # fmt: skip
-        d = one_entry(
-            logits, weight, weighted, j + 3, d, label, m, r, scale, share, at_label, eps_over_c, total, kappa,
-            cap, inverse,
-        )  # fmt: skip
+        x = real(logits, 0.0)
+        here = j <= label and label < j + 4
+        if here:
+            x = load(logits, at, label)
+        a = one_entry(logits, weight, weighted, j, a, m, r, share, smooth, total, kappa, cap, inverse)
+        b = one_entry(logits, weight, weighted, j + 1, b, m, r, share, smooth, total, kappa, cap, inverse)
+        c = one_entry(logits, weight, weighted, j + 2, c, m, r, share, smooth, total, kappa, cap, inverse)
+        d = one_entry(logits, weight, weighted, j + 3, d, m, r, share, smooth, total, kappa, cap, inverse)
+        if here:
+            g = kappa * at_label * slope(x, cap, inverse)
+            a = g if j == label else a
+            b = g if j + 1 == label else b
+            c = g if j + 2 == label else c
+            d = g if j + 3 == label else d
         store4(gradient, row, j, a, b, c, d)
         j += 4 * step
     if end + first < stop:
         write_gradient(
-            logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total, kappa,
+            logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
             cap, inverse, end, stop, first, step,
         )  # fmt: skip
 
@@ -376,17 +357,18 @@ def finish_row(
         from_z = real(logits, 2.0 * z_loss_weight) * w * lse if z_loss_weight > 0.0 else real(logits, 0.0)
         p_y = exp(target - m) / (one + r)
         at_label = -(one - eps) * w * miss + from_z * p_y + eps_over_c * (p_y * (total - w) - w * miss)
-        share = (one - eps) * w + from_z
+        share = ((one - eps) * w + from_z) / (one + r)
+        smooth = eps_over_c / (one + r)
         if team == 32:
             wait_for_warp()
         if wide:
             write_gradient4(
-                logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
+                logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total,
                 kappa, cap, inverse, start, stop, first, step,
             )  # fmt: skip
         else:
             write_gradient(
-                logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, eps_over_c, total,
+                logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total,
                 kappa, cap, inverse, start, stop, first, step,
             )  # fmt: skip
 
@@ -492,7 +474,7 @@ def row_on_chip(
     chip = as_row(cuda.shared.array(0, logits.dtype), logits.shape[1])  # as many bytes as the launch asks for
     j = cuda.threadIdx.x
     while j < logits.shape[1]:
-        chip[0, j] = logits[row, j]
+        store(chip, 0, j, load(logits, row, j))
         j += step
     cuda.syncthreads()  # the label's logit is everybody's
     whole_row(

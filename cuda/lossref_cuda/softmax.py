@@ -35,6 +35,7 @@ from numba import cuda
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result, starts_on_16_bytes
 from lossref_cuda.instructions import (
     SIMULATED,
+    as_row,
     device_function,
     exp,
     fast_exp,
@@ -49,7 +50,6 @@ from lossref_cuda.instructions import (
     shuffle_xor,
     store,
     store4,
-    widen,
 )
 from lossref_cuda.launching import CHIP_BYTES, THREADS, bytes_on_chip, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
@@ -150,13 +150,13 @@ def row_on_chip(x, y):
     row = cuda.blockIdx.x
     thread = cuda.threadIdx.x
     step = THREADS
-    chip = cuda.shared.array(0, x.dtype)  # as many bytes as the launch asks for
+    chip = as_row(cuda.shared.array(0, x.dtype), x.shape[1])  # as many bytes as the launch asks for
 
     m = real(x, -math.inf)
     j = thread
     while j < x.shape[1]:
-        chip[j] = x[row, j]
-        v = widen(chip[j])
+        v = load(x, row, j)
+        store(chip, 0, j, v)
         if v > m:
             m = v
         j += step
@@ -166,14 +166,14 @@ def row_on_chip(x, y):
     lost = real(x, 0.0)
     j = thread
     while j < x.shape[1]:
-        total, lost = add(total, lost, exp(widen(chip[j]) - m))
+        total, lost = add(total, lost, exp(load(chip, 0, j) - m))
         j += step
     total, lost = sum_over_team(BLOCK, total, lost)
     scale = real(x, 1.0) / (total - lost)
 
     j = thread
     while j < x.shape[1]:
-        store(y, row, j, exp(widen(chip[j]) - m) * scale)
+        store(y, row, j, exp(load(chip, 0, j) - m) * scale)
         j += step
 
 

@@ -1,8 +1,10 @@
-"""Tests that run kernels: on a GPU, or in the simulator when NUMBA_ENABLE_CUDASIM=1 is in the environment.
+"""Tests that run kernels: on a GPU, on the stand-in GPU of tests/cuda/stand_in, or in the simulator when
+NUMBA_ENABLE_CUDASIM=1 is in the environment.
 
     NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda/on_device
 
-With neither there is nothing to collect here; `tests/cuda/test_simulator.py` then starts the command above.
+With none there is nothing to collect here; `tests/cuda/test_simulator.py` then starts the command above, and
+`tests/cuda/test_stand_in.py` the same on the stand-in.
 
 The truth is computed in NumPy's longdouble (64 bits of mantissa on x86) by the accurate softmax row, and an
 answer is judged by the yardstick: k eps(dtype) (|exact| + how much the answer moves when each input moves by
@@ -28,13 +30,19 @@ DTYPES = {
 }
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _simulated_threads_share_one_core():
-    """The simulator's threads mostly wait for one another, and Python hands its lock from thread to thread
-    ten times faster when they all live on one core."""
+@pytest.fixture(scope="session")
+def where():
+    """What the kernels run on: "simulator", "stand-in" or "GPU"."""
     from lossref_cuda.instructions import SIMULATED
 
-    if not SIMULATED or not hasattr(os, "sched_setaffinity"):
+    return "simulator" if SIMULATED else "stand-in" if "STAND_IN_GPU" in os.environ else "GPU"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _simulated_threads_share_one_core(where):
+    """The simulator's threads mostly wait for one another, and Python hands its lock from thread to thread
+    ten times faster when they all live on one core."""
+    if where != "simulator" or not hasattr(os, "sched_setaffinity"):
         yield
         return
     interval, cores = sys.getswitchinterval(), sorted(os.sched_getaffinity(0))

@@ -1,25 +1,27 @@
 """Linear cross-entropy: every rung with every option, the gradient filter, the order of the vocabulary, the reduction.
 
-The truth is the NumPy path in float64, whose own error against exact arithmetic tests/ knows. In the simulator a NumPy
-object stands in for the library whose GEMM the fast rung uses; on a GPU it is PyTorch, or that rung is not tested.
+The truth is the NumPy path in float64, whose own error against exact arithmetic tests/ knows. Where the device's memory
+is the host's, in the simulator and on the stand-in, a NumPy object stands in for the library whose GEMM the fast rung
+uses; on a GPU it is PyTorch, or that rung is not tested.
 """
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 from lossref_cuda import library_products, linear_cross_entropy
-from lossref_cuda.instructions import SIMULATED
 from numba import cuda
 
 import lossref as lr
 
 
-class StandIn:
-    """out = a @ b and out += a @ b, with NumPy on the simulator's arrays; counts what it is asked for."""
+class NumPy:
+    """out = a @ b and out += a @ b, on arrays whose memory is the host's; counts what it is asked for."""
 
-    def __init__(self):
+    def __init__(self, where):
+        self.where = where
         self.products = []
 
     def takes(self, dtype):
@@ -29,7 +31,9 @@ class StandIn:
         return nullcontext()
 
     def array(self, array, dtype):
-        return array._ary.view(dtype)
+        if self.where == "simulator":
+            return array._ary.view(dtype)
+        return np.asarray(SimpleNamespace(__array_interface__=array.__cuda_array_interface__)).view(dtype)
 
     def multiply(self, a, b, out):
         self.products.append((*a.shape, b.shape[1]))
@@ -41,9 +45,9 @@ class StandIn:
 
 
 @pytest.fixture
-def library():
-    if SIMULATED:
-        return StandIn()
+def library(where):
+    if where != "GPU":
+        return NumPy(where)
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch is installed without CUDA")
@@ -51,9 +55,11 @@ def library():
 
 
 @pytest.fixture
-def launch(library):
+def launch(request):
     def options(rung):
-        return {"rung": rung, "library": library} if rung == "library_products" else {"rung": rung}
+        if rung != "library_products":
+            return {"rung": rung}
+        return {"rung": rung, "library": request.getfixturevalue("library")}
 
     return options
 
@@ -177,34 +183,34 @@ def test_the_blind_band(launch, rung):
 
 
 @pytest.mark.parametrize("rung", ["shared_memory_tiles", "library_products"])
-def test_dropped_tiles_cost_nothing(library, launch, rung):
+def test_dropped_tiles_cost_nothing(where, launch, rung):
     """Rows that are sure of class 0: of 40 classes only the first tile matters, and only it is multiplied."""
-    if rung == "library_products" and not SIMULATED:
-        pytest.skip("counts the products of the simulator's library")
+    if rung == "library_products" and where == "GPU":
+        pytest.skip("counts the products of the library made of NumPy")
     hidden = np.ones((16, 1))
     classifier = np.concatenate([[[60.0]], [[59.0]], np.zeros((38, 1))])
     labels = np.zeros(16, int)
-    options = {"filter_eps": 1e-3, "block_size": (8, 4)}
+    options, how = {"filter_eps": 1e-3, "block_size": (8, 4)}, launch(rung)
     _, gradients = linear_cross_entropy.value_and_vjp(
-        hidden, classifier, labels, cotangent=np.ones(16), **options, **launch(rung)
+        hidden, classifier, labels, cotangent=np.ones(16), **options, **how
     )
     compare(gradients, truth((hidden, classifier, labels), 1.0, **options)[1], 1e-13)
     assert (gradients[1][4:] == 0).all()
     unfiltered = linear_cross_entropy.vjp(hidden, classifier, labels, cotangent=np.ones(16))[1]
     assert (unfiltered[4:] != 0).all()
     if rung == "library_products":
-        first, *others = library.products
+        first, *others = how["library"].products
         assert first == (16, 1, 40)
         assert sum(np.prod(product) for product in others) == 2 * 16 * 4
 
 
-def test_everything_dropped(launch):
+@pytest.mark.parametrize("rung", WIDE_RUNGS)
+def test_everything_dropped(launch, rung):
     hidden, classifier = np.ones((2, 1)), np.array([[60.0], [0.0], [0.0]])
-    for rung in WIDE_RUNGS:
-        gradients = linear_cross_entropy.vjp(
-            hidden, classifier, [0, 0], cotangent=np.ones(2), filter_eps="auto", **launch(rung)
-        )
-        assert all((gradient == 0).all() for gradient in gradients)
+    gradients = linear_cross_entropy.vjp(
+        hidden, classifier, [0, 0], cotangent=np.ones(2), filter_eps="auto", **launch(rung)
+    )
+    assert all((gradient == 0).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("rung", WIDE_RUNGS)

@@ -17,7 +17,9 @@ DRIVER = "libcuda.so.1"
 
 C_TYPES = {f"{kind}{bits}": f"{'' if kind == 's' else 'u'}int{bits}_t" for kind in "usb" for bits in (8, 16, 32, 64)}
 C_TYPES |= {"f16": "_Float16", "f32": "float", "f64": "double", "pred": "uint8_t"}
-SPECIAL = {f"%{name}.{axis}": f"t->{name}[{k}]" for name in ("tid", "ctaid", "ntid", "nctaid") for k, axis in enumerate("xyz")}
+SPECIAL = {
+    f"%{name}.{axis}": f"t->{name}[{k}]" for name in ("tid", "ctaid", "ntid", "nctaid") for k, axis in enumerate("xyz")
+}
 SPECIAL["%dynamic_smem_size"] = "t->dynamic_bytes"
 ORDERED = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 INFIX = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^"}
@@ -186,7 +188,9 @@ class Translation:
             low, high = (self.read(part, f"b{bits // 2}") for part in split(source.strip("{}")))
             return self.write(result, f"b{bits}", f"({C_TYPES[f'b{bits}']})({high}) << {bits // 2} | {low}")
         if kind == "pred":
-            return self.write(result, "pred", "0" if source == "0" else "1" if source == "-1" else self.read(source, "pred"))
+            return self.write(
+                result, "pred", "0" if source == "0" else "1" if source == "-1" else self.read(source, "pred")
+            )
         return self.write(result, kind, self.read(source, kind))
 
     def compare(self, comparison: str, kind: str, operands: list[str]) -> str:
@@ -399,7 +403,20 @@ def compile_c(sources: list[str], library: Path, *options: str):
     # No contraction and no excess precision: each instruction rounds as PTX says. Signed numbers wrap around.
     exact = ["-march=native", "-ffp-contract=off", "-fwrapv", "-fno-strict-aliasing", "-fno-math-errno"]
     partial = library.with_suffix(f".{hashlib.sha256(str(sources).encode()).hexdigest()[:6]}.partial")
-    command = ["cc", "-shared", "-fPIC", "-w", f"-I{HERE}", *exact, *options, *sources, "-o", str(partial), "-lm", "-ldl"]
+    command = [
+        "cc",
+        "-shared",
+        "-fPIC",
+        "-w",
+        f"-I{HERE}",
+        *exact,
+        *options,
+        *sources,
+        "-o",
+        str(partial),
+        "-lm",
+        "-ldl",
+    ]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
         raise RuntimeError(run.stderr[-3000:])
