@@ -15,14 +15,15 @@ e**-40, a wrong one that trails by 750 costs 750, and 1e8 on every logit changes
 Rungs, from the obvious kernel to the fast one, each with its reason:
 
     one_thread_per_row           the definition: one thread walks a row, loads do not coalesce
-    one_warp_per_row             32 lanes read 32 neighbours; five shuffles merge the states
+    one_warp_per_row             32 lanes read 32 neighbours; shuffles merge the states
+    one_warp_per_row_vectorised  128-bit loads and stores, and ex2.approx: a third of the instructions
     block_per_row_online         a vocabulary-sized row keeps a whole block busy
     row_on_chip                  the same over a copy in shared memory: one read, one write, the least there
                                  can be. Up to 47 KB a row
-    vectorised                   128-bit loads and stores
+    vectorised                   a block a row, by 128-bit loads and stores
     long_row_split_over_blocks   several blocks a row, states merged in a fixed order; for few long rows
 
-The last two are compiled once more without the options: half of the instructions, and fewer registers.
+The vectorised ones are compiled once more without the options: half of the instructions, and fewer registers.
 
 A walk for the state, one more for the gradient while the row is still in the cache, one more where there is
 label smoothing. The gradient at the label is written from d, never read back and corrected.
@@ -62,7 +63,16 @@ from lossref_cuda.instructions import (
     tanh,
     wait_for_warp,
 )
-from lossref_cuda.launching import CHIP_BYTES, THREADS, bytes_on_chip, chosen, configured, geometry, pieces_for
+from lossref_cuda.launching import (
+    CHIP_BYTES,
+    THREADS,
+    a_warp_is_enough,
+    bytes_on_chip,
+    chosen,
+    configured,
+    geometry,
+    pieces_for,
+)
 from lossref_cuda.log_sum_exp_state import (
     absorb,
     absorb4,
@@ -431,6 +441,32 @@ def one_warp_per_row(
 
 
 @cuda.jit
+def one_warp_per_row_vectorised(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
+    if row < logits.shape[0]:
+        whole_row(
+            logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
+            label_smoothing, softcap, z_loss_weight, row, row, cuda.threadIdx.x, 32, 32, True,
+        )  # fmt: skip
+
+
+@cuda.jit
+def one_warp_per_row_vectorised_without_options(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
+    if row < logits.shape[0]:
+        whole_row(
+            logits, labels, weight, cotangent, terms, gradient, wanted, False, ignore_index, 0.0,
+            0.0, 0.0, row, row, cuda.threadIdx.x, 32, 32, True,
+        )  # fmt: skip
+
+
+@cuda.jit
 def block_per_row_online(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
@@ -558,6 +594,7 @@ def finish_piece_without_options(
 RUNGS = (
     "one_thread_per_row",
     "one_warp_per_row",
+    "one_warp_per_row_vectorised",
     "block_per_row_online",
     "row_on_chip",
     "vectorised",
@@ -566,6 +603,7 @@ RUNGS = (
 KERNELS = {
     "one_thread_per_row": (one_thread_per_row,),
     "one_warp_per_row": (one_warp_per_row,),
+    "one_warp_per_row_vectorised": (one_warp_per_row_vectorised, one_warp_per_row_vectorised_without_options),
     "block_per_row_online": (block_per_row_online,),
     "row_on_chip": (row_on_chip,),
     "vectorised": (vectorised, vectorised_without_options),
@@ -578,14 +616,12 @@ SPLIT = "long_row_split_over_blocks"
 
 
 def best_rung(rows: int, columns: int, itemsize: int, aligned: bool = True, in_place: bool = False) -> str:
-    """Few classes: a warp a row. More: a block a row, which is read once if it fits on the chip. Few rows of a
-    vocabulary: several blocks each."""
-    if columns <= 1024:
-        return "one_warp_per_row"
-    if columns * itemsize <= CHIP_BYTES:
-        return "row_on_chip"
+    """Few classes, or many rows: a warp a row. Else a block a row; few rows of a vocabulary: several blocks each. A
+    copy on the chip saves reading the row again, which the cache serves, and is no help where the loads are wide."""
+    if a_warp_is_enough(rows, columns):
+        return "one_warp_per_row_vectorised" if aligned else "one_warp_per_row"
     if not aligned:
-        return "block_per_row_online"
+        return "row_on_chip" if columns * itemsize <= CHIP_BYTES else "block_per_row_online"
     return SPLIT if rows < 64 and columns >= 65536 and not in_place else "vectorised"
 
 

@@ -59,6 +59,12 @@ def geometry(rung: str, rows: int) -> tuple:
     return rows, THREADS
 
 
+def a_warp_is_enough(rows: int, columns: int) -> bool:
+    """Whether a warp a row keeps a GPU busy: short rows, or many. The warps of a block have to be merged over shared
+    memory, which takes 300 instructions a thread, as many as 32 numbers of a row."""
+    return columns <= 1024 or (columns <= 8192 and rows >= 4096)
+
+
 def pieces_for(rows: int, columns: int) -> tuple[int, int]:
     """(pieces, their length): enough blocks for a large GPU, no piece shorter than 8192 numbers."""
     wanted = max(1, 1024 // max(1, rows))

@@ -39,7 +39,7 @@ from lossref_cuda.instructions import (
     store4,
     store_at,
 )
-from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for
+from lossref_cuda.launching import THREADS, a_warp_is_enough, chosen, configured, geometry, pieces_for
 from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     finite_or_zero,
@@ -228,11 +228,11 @@ KERNELS = {
 
 
 def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
-    """Short rows: a warp each. Longer: a block each. Few and very long: several blocks each."""
+    """Short rows, or many: a warp each. Else a block each. Few and very long: several blocks each."""
+    if a_warp_is_enough(rows, columns):
+        return "one_warp_per_row_vectorised" if aligned else "one_warp_per_row"
     if not aligned:
-        return "one_warp_per_row" if columns <= 1024 else "block_per_row_online"
-    if columns <= 1024:
-        return "one_warp_per_row_vectorised"
+        return "block_per_row_online"
     if rows < 64 and columns >= 65536:
         return "long_row_split_over_blocks"
     return "vectorised"

@@ -47,7 +47,7 @@ def test_runs_in_the_simulator(tmp_path):
     assert result["device"] == {"name": "simulator", "times_mean_something": False}
     seen = {(one["computation"], one["rung"]) for one in result["timings"]}
     assert ("softmax", "row_on_chip") in seen
-    assert len(seen) == 29
+    assert len(seen) == 30
     assert {one["rung"] for one in result["softmax_attention"]} == {"one_thread_per_query", "block_per_query_tile"}
     assert all(one["gigaflops_per_second"] > 0 for one in result["softmax_attention"])
     drawn = path.with_suffix(".svg").read_text()

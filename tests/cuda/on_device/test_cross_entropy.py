@@ -82,7 +82,7 @@ def test_the_blind_band(exact, launch_options, rung, dtype):
     assert terms[2] > 0
 
 
-@pytest.mark.parametrize("rung", ["one_warp_per_row", "block_per_row_online", "row_on_chip", "vectorised"])
+@pytest.mark.parametrize("rung", [rung for rung in cross_entropy.RUNGS if rung != cross_entropy.SPLIT])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "softcap": 3.0}], ids=["plain", "options"])
 def test_the_gradient_may_be_written_over_the_logits(rung, options):
     rng = np.random.default_rng(0)
