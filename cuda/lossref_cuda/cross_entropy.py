@@ -72,6 +72,7 @@ from lossref_cuda.launching import (
     configured,
     geometry,
     pieces_for,
+    resident,
 )
 from lossref_cuda.log_sum_exp_state import (
     absorb,
@@ -453,7 +454,7 @@ def one_warp_per_row_vectorised(
         )  # fmt: skip
 
 
-@cuda.jit
+@resident(6)
 def one_warp_per_row_vectorised_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
@@ -488,7 +489,7 @@ def vectorised(
     )  # fmt: skip
 
 
-@cuda.jit
+@resident(8)
 def vectorised_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
@@ -576,7 +577,7 @@ def finish_piece(
     )  # fmt: skip
 
 
-@cuda.jit
+@resident(5)
 def finish_piece_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight, pieces_m, pieces_r, length,

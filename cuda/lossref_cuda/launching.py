@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from numba import cuda
 from numba.cuda.core import config
 
 from lossref_cuda.instructions import SIMULATED
@@ -12,6 +13,13 @@ from lossref_cuda.instructions import SIMULATED
 # that: with a step known only at run time that is a 64-bit division, a subroutine longer than many of the
 # loops. In the simulator a thread is a Python thread, and one warp is plenty.
 THREADS = 32 if SIMULATED else 256
+
+
+def resident(blocks: int):
+    """cuda.jit for a kernel of which so many blocks shall fit a multiprocessor at once: the compiler keeps to as many of
+    its 65536 registers. For kernels that lose nothing by it."""
+    return cuda.jit if SIMULATED else cuda.jit(launch_bounds=(THREADS, blocks))
+
 
 # Shared memory that every GPU gives a block without asking, less the scratch of the reductions.
 CHIP_BYTES = 47 * 1024

@@ -26,7 +26,7 @@ from numba import cuda
 
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result, starts_on_16_bytes
 from lossref_cuda.instructions import device_function, exp, load, load4, log1p, real, store, store4
-from lossref_cuda.launching import THREADS, a_warp_is_enough, chosen, configured, geometry, pieces_for
+from lossref_cuda.launching import THREADS, a_warp_is_enough, chosen, configured, geometry, pieces_for, resident
 from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     merge_over_block,
@@ -120,7 +120,7 @@ def vectorised(x, y):
     write4(x, y, row, m, r, 0, x.shape[1], cuda.threadIdx.x, THREADS)
 
 
-@cuda.jit
+@resident(6)
 def write_piece(x, y, pieces_m, pieces_r, length):
     """long_row_split_over_blocks, after `summarise_piece`."""
     row = cuda.blockIdx.y

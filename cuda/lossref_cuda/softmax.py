@@ -51,7 +51,16 @@ from lossref_cuda.instructions import (
     store,
     store4,
 )
-from lossref_cuda.launching import CHIP_BYTES, THREADS, bytes_on_chip, chosen, configured, geometry, pieces_for
+from lossref_cuda.launching import (
+    CHIP_BYTES,
+    THREADS,
+    bytes_on_chip,
+    chosen,
+    configured,
+    geometry,
+    pieces_for,
+    resident,
+)
 from lossref_cuda.log_sum_exp_state import (
     absorb,
     add,
@@ -277,7 +286,7 @@ def vectorised(x, y):
     write4(x, y, row, m, r, 0, x.shape[1], cuda.threadIdx.x, THREADS)
 
 
-@cuda.jit
+@resident(6)
 def write_piece(x, y, pieces_m, pieces_r, length):
     """long_row_split_over_blocks, after `summarise_piece`: each warp merges the few states for itself."""
     row = cuda.blockIdx.y

@@ -100,6 +100,8 @@ WIDE = [
     ("softmax.vectorised", True),
     ("softmax.long_row_split_over_blocks.write_piece", True),
     ("log_softmax.vectorised", True),
+    ("cross_entropy.one_warp_per_row_vectorised", True),
+    ("cross_entropy.one_warp_per_row_vectorised.one_warp_per_row_vectorised_without_options", True),
     ("cross_entropy.vectorised", True),
     ("cross_entropy.vectorised.vectorised_without_options", True),
     ("cross_entropy.long_row_split_over_blocks.summarise_rivals", False),
@@ -164,7 +166,10 @@ def test_tiles_are_multiplied_from_shared_memory(label):
         assert inner.count("ld.shared") <= inner.count(instruction) // 2
 
 
-@pytest.mark.parametrize(("rung", "registers"), [("vectorised", 32), ("long_row_split_over_blocks.finish_piece", 48)])
+@pytest.mark.parametrize(
+    ("rung", "registers"),
+    [("vectorised", 32), ("one_warp_per_row_vectorised", 40), ("long_row_split_over_blocks.finish_piece", 48)],
+)
 def test_cross_entropy_without_options_is_half_as_long(rung, registers):
     general = KERNELS[f"cross_entropy.{rung}"]
     (ordinary,) = (kernel for kernel in KERNELS.values() if kernel.name == general.name + "_without_options")
