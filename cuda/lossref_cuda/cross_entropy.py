@@ -66,13 +66,12 @@ from lossref_cuda.instructions import (
 from lossref_cuda.launching import (
     CHIP_BYTES,
     THREADS,
-    a_warp_is_enough,
     bytes_on_chip,
     chosen,
     configured,
     geometry,
     pieces_for,
-    resident,
+    rung_below_a_block,
 )
 from lossref_cuda.log_sum_exp_state import (
     absorb,
@@ -454,7 +453,7 @@ def one_warp_per_row_vectorised(
         )  # fmt: skip
 
 
-@resident(6)
+@cuda.jit
 def one_warp_per_row_vectorised_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
@@ -489,7 +488,7 @@ def vectorised(
     )  # fmt: skip
 
 
-@resident(8)
+@cuda.jit
 def vectorised_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
@@ -577,7 +576,7 @@ def finish_piece(
     )  # fmt: skip
 
 
-@resident(5)
+@cuda.jit
 def finish_piece_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight, pieces_m, pieces_r, length,
@@ -617,10 +616,10 @@ SPLIT = "long_row_split_over_blocks"
 
 
 def best_rung(rows: int, columns: int, itemsize: int, aligned: bool = True, in_place: bool = False) -> str:
-    """Few classes, or many rows: a warp a row. Else a block a row; few rows of a vocabulary: several blocks each. A
-    copy on the chip saves reading the row again, which the cache serves, and is no help where the loads are wide."""
-    if a_warp_is_enough(rows, columns):
-        return "one_warp_per_row_vectorised" if aligned else "one_warp_per_row"
+    """Few classes, or many rows: a thread or a warp a row. Else a block; for few rows of a vocabulary, several. A copy
+    on the chip saves reading the row again, which the cache serves, and is no help where the loads are wide."""
+    if below := rung_below_a_block(rows, columns, aligned):
+        return below
     if not aligned:
         return "row_on_chip" if columns * itemsize <= CHIP_BYTES else "block_per_row_online"
     return SPLIT if rows < 64 and columns >= 65536 and not in_place else "vectorised"

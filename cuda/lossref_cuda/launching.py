@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from numba import cuda
 from numba.cuda.core import config
 
 from lossref_cuda.instructions import SIMULATED
@@ -13,13 +12,6 @@ from lossref_cuda.instructions import SIMULATED
 # that: with a step known only at run time that is a 64-bit division, a subroutine longer than many of the
 # loops. In the simulator a thread is a Python thread, and one warp is plenty.
 THREADS = 32 if SIMULATED else 256
-
-
-def resident(blocks: int):
-    """cuda.jit for a kernel of which so many blocks shall fit a multiprocessor at once: the compiler keeps to as many of
-    its 65536 registers. For kernels that lose nothing by it."""
-    return cuda.jit if SIMULATED else cuda.jit(launch_bounds=(THREADS, blocks))
-
 
 # Shared memory that every GPU gives a block without asking, less the scratch of the reductions.
 CHIP_BYTES = 47 * 1024
@@ -67,10 +59,16 @@ def geometry(rung: str, rows: int) -> tuple:
     return rows, THREADS
 
 
-def a_warp_is_enough(rows: int, columns: int) -> bool:
-    """Whether a warp a row keeps a GPU busy: short rows, or many. The warps of a block have to be merged over shared
-    memory, which takes 300 instructions a thread, as many as 32 numbers of a row."""
-    return columns <= 1024 or (columns <= 8192 and rows >= 4096)
+def rung_below_a_block(rows: int, columns: int, aligned: bool) -> str | None:
+    """The rung of rows that are no work for a whole block, if they are not: docs/benchmarks/instructions.md counts what
+    it costs to merge what threads have found. Of up to 32 numbers a warp has no more than one a lane, and would do
+    little else; the warps of a block merge over shared memory, in 300 instructions a thread, as many as 32 numbers of a
+    row take. With many rows a warp each keeps a GPU busy."""
+    if columns <= 32:
+        return "one_thread_per_row"
+    if columns <= 1024 or (columns <= 8192 and rows >= 4096):
+        return "one_warp_per_row_vectorised" if aligned else "one_warp_per_row"
+    return None
 
 
 def pieces_for(rows: int, columns: int) -> tuple[int, int]:

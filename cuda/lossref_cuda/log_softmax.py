@@ -26,7 +26,7 @@ from numba import cuda
 
 from lossref_cuda.device_arrays import Call, arithmetic_dtype, empty_result, starts_on_16_bytes
 from lossref_cuda.instructions import device_function, exp, load, load4, log1p, real, store, store4
-from lossref_cuda.launching import THREADS, a_warp_is_enough, chosen, configured, geometry, pieces_for, resident
+from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for, rung_below_a_block
 from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     merge_over_block,
@@ -120,7 +120,7 @@ def vectorised(x, y):
     write4(x, y, row, m, r, 0, x.shape[1], cuda.threadIdx.x, THREADS)
 
 
-@resident(6)
+@cuda.jit
 def write_piece(x, y, pieces_m, pieces_r, length):
     """long_row_split_over_blocks, after `summarise_piece`."""
     row = cuda.blockIdx.y
@@ -212,8 +212,8 @@ KERNELS = {
 
 
 def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
-    if a_warp_is_enough(rows, columns):
-        return "one_warp_per_row_vectorised" if aligned else "one_warp_per_row"
+    if below := rung_below_a_block(rows, columns, aligned):
+        return below
     if not aligned:
         return "block_per_row_online"
     return "long_row_split_over_blocks" if rows < 64 and columns >= 65536 else "vectorised"

@@ -39,7 +39,7 @@ from lossref_cuda.instructions import (
     store4,
     store_at,
 )
-from lossref_cuda.launching import THREADS, a_warp_is_enough, chosen, configured, geometry, pieces_for, resident
+from lossref_cuda.launching import THREADS, chosen, configured, geometry, pieces_for, rung_below_a_block
 from lossref_cuda.log_sum_exp_state import (
     aligned_part,
     finite_or_zero,
@@ -137,7 +137,7 @@ def one_warp_per_row(x, lse, cotangent, gradient, wanted):
         whole_row(x, lse, cotangent, gradient, wanted, row, cuda.threadIdx.x, 32, 32, False)
 
 
-@resident(8)
+@cuda.jit
 def one_warp_per_row_vectorised(x, lse, cotangent, gradient, wanted):
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < x.shape[0]:
@@ -193,7 +193,7 @@ def finish_row(pieces_m, pieces_r, lse):
         store_at(lse, row, m + log1p(r))
 
 
-@resident(6)
+@cuda.jit
 def gradient_of_piece(x, pieces_m, pieces_r, cotangent, gradient, length):
     """Each warp merges the few states again: cheaper than a third kernel's launch to store them merged."""
     row = cuda.blockIdx.y
@@ -228,9 +228,9 @@ KERNELS = {
 
 
 def best_rung(rows: int, columns: int, aligned: bool = True) -> str:
-    """Short rows, or many: a warp each. Else a block each. Few and very long: several blocks each."""
-    if a_warp_is_enough(rows, columns):
-        return "one_warp_per_row_vectorised" if aligned else "one_warp_per_row"
+    """Short rows, or many: a thread or a warp each. Else a block each. Few and very long: several blocks each."""
+    if below := rung_below_a_block(rows, columns, aligned):
+        return below
     if not aligned:
         return "block_per_row_online"
     if rows < 64 and columns >= 65536:

@@ -59,7 +59,6 @@ from lossref_cuda.launching import (
     configured,
     geometry,
     pieces_for,
-    resident,
 )
 from lossref_cuda.log_sum_exp_state import (
     absorb,
@@ -286,7 +285,7 @@ def vectorised(x, y):
     write4(x, y, row, m, r, 0, x.shape[1], cuda.threadIdx.x, THREADS)
 
 
-@resident(6)
+@cuda.jit
 def write_piece(x, y, pieces_m, pieces_r, length):
     """long_row_split_over_blocks, after `summarise_piece`: each warp merges the few states for itself."""
     row = cuda.blockIdx.y
@@ -533,8 +532,8 @@ def best_rung(rows: int, columns: int, itemsize: int, algorithm: str, aligned: b
     if algorithm == "two_pass":
         return "two_pass_mantissa_exponent"
     if algorithm == "three_pass":
-        if columns <= 512:
-            return "one_warp_per_row"
+        if columns <= 256:
+            return "one_thread_per_row" if columns <= 32 else "one_warp_per_row"
         if aligned and columns <= LONGEST_IN_REGISTERS and itemsize < 8:
             return "row_in_registers"
         if columns * itemsize <= CHIP_BYTES:

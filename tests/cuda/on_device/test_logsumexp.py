@@ -109,3 +109,12 @@ def test_strides_and_empty_batches():
 def test_unknown_rung():
     with pytest.raises(ValueError, match="rung must be one of"):
         logsumexp.value(np.zeros((1, 2)), rung="fastest")
+
+
+def test_a_thread_a_warp_a_block_or_several():
+    assert logsumexp.best_rung(10**6, 32) == "one_thread_per_row"
+    assert logsumexp.best_rung(1, 33) == "one_warp_per_row_vectorised"
+    assert logsumexp.best_rung(1, 1024, aligned=False) == "one_warp_per_row"
+    assert logsumexp.best_rung(4096, 8192) == "one_warp_per_row_vectorised"
+    assert logsumexp.best_rung(4095, 8192) == logsumexp.best_rung(4096, 8193) == "vectorised"
+    assert logsumexp.best_rung(8, 2**17) == "long_row_split_over_blocks"
