@@ -251,8 +251,8 @@ def launch_vjp(
     rung: str | None = None,
 ) -> None:
     rows, columns = x.shape
-    default = "one_warp_per_row" if columns <= 1024 else "block_per_row"
-    rung = chosen(rung or default, VJP_RUNGS, True)
+    rung = rung or rung_below_a_block(rows, columns, aligned=False) or "block_per_row"  # none has wide loads
+    rung = chosen(rung, VJP_RUNGS, True)
     kernel = KERNELS[rung][-1]
     configured(kernel, *geometry(rung, rows), call.stream)(x, cotangents, gradient)
 

@@ -256,9 +256,9 @@ class Problem:
 
     def launch(self, number: int, rung: str | None, *arrays: Any) -> None:
         """One of the two kernels of a rung."""
-        kernel = KERNELS[chosen(rung or "one_warp_per_row", RUNGS, True)][number]
-        blocks, threads = geometry(rung or "one_warp_per_row", self.shape[0])
-        run = configured(kernel, blocks, threads, self.call.stream)
+        rows, columns = self.scores.shape
+        rung = chosen(rung or ("one_thread_per_row" if columns <= 32 else "one_warp_per_row"), RUNGS, True)
+        run = configured(KERNELS[rung][number], *geometry(rung, rows), self.call.stream)
         run(self.scores, self.bias, self.biased, self.k, *arrays)
 
 
