@@ -364,6 +364,14 @@ def mantissa_and_exponent(x):
 
 
 @device_function
+def scaled(x, n):
+    """x 2**n, which may lie below the normal numbers, where one factor cannot go."""
+    least = real(x, -126.0) if is_float32(x) else real(x, -1022.0)
+    high = n if n > least else least
+    return x * power_of_two(n - high) * power_of_two(high)
+
+
+@device_function
 def merge_mantissas(mantissa1, exponent1, mantissa2, exponent2):
     exponent = exponent1
     if exponent2 > exponent:
@@ -427,7 +435,7 @@ def two_pass_mantissa_exponent(x, y):
         j = cuda.threadIdx.x
         while j < x.shape[1]:
             p, n = mantissa_and_exponent(load(x, row, j))
-            store(y, row, j, p * scale * power_of_two(n - exponent))
+            store(y, row, j, scaled(p * scale, n - exponent))
             j += step
     else:
         three_passes(x, y, row, cuda.threadIdx.x, step, BLOCK)

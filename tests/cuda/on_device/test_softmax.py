@@ -97,6 +97,19 @@ def test_two_pass_beyond_its_range_falls_back(exact):
     assert exact.error(y, *exact.softmax(x), np.float32) <= 4
 
 
+@pytest.mark.parametrize("rung", softmax.RUNGS)
+def test_below_the_normal_numbers(exact, launch_options, rung):
+    """Down to the smallest number there is, and to zero."""
+    for dtype, end in ((np.float32, 106), (np.float64, 748)):
+        if rung == NARROW_ONLY and dtype == np.float64:
+            continue
+        x = -np.linspace(end - 20, end, 40).astype(dtype)
+        x[0] = 0
+        y = softmax.value(x[None], **launch_options(rung))
+        assert 0 < y[0, 1:].min(initial=1, where=y[0, 1:] > 0) < 4 * np.finfo(dtype).smallest_subnormal
+        assert exact.error(y, *exact.softmax(x[None]), dtype) <= 4
+
+
 @pytest.mark.parametrize("rung", softmax.VJP_RUNGS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_vjp(exact, hard_rows, rung, dtype):
