@@ -51,12 +51,19 @@ def add(r, lost, term):
 
 
 @device_function
+def lowered(r, difference):
+    """r e**difference. The two factors of e**(difference / 2) keep the digits that the product has where e**difference
+    itself lies below the normal numbers and has few."""
+    half = exp(real(r, 0.5) * difference)
+    return r * half * half
+
+
+@device_function
 def follow(m, r, lost, reference):
     """Move the reference up to the maximum where it lags too far behind."""
     if m - reference > real(m, SLACK):
-        scale = exp(reference - m)
-        r = r * scale
-        lost = lost * scale
+        r = lowered(r, reference - m)
+        lost = lowered(lost, reference - m)
         reference = m
     return r, lost, reference
 
@@ -97,7 +104,7 @@ def settle(m, r, lost, reference):
     """(m, r) of the walk: r relative to the maximum itself."""
     if m == -math.inf:
         return m, r  # 0, or NaN where a NaN was met
-    return m, (r - lost) * exp(reference - m)
+    return m, lowered(r - lost, reference - m)
 
 
 @device_function
@@ -108,7 +115,7 @@ def merge(m1, r1, m2, r2):
         r1, r2 = r2, r1
     if m2 == -math.inf:
         return m1, r1 + r2  # nothing but masks on one side: r2 is 0, or the NaN that must not get lost
-    return m1, r1 + (real(m1, 1.0) + r2) * exp(m2 - m1)
+    return m1, r1 + lowered(real(m1, 1.0) + r2, m2 - m1)
 
 
 @device_function
@@ -127,7 +134,7 @@ def merge_over_warp(m, r):
     if top == -math.inf:
         return top, sum_over_lanes(r)  # 0, or the NaN that must not get lost
     leads = m == top
-    rest = r if leads else (real(m, 1.0) + r) * exp(m - top)
+    rest = r if leads else lowered(real(m, 1.0) + r, m - top)
     return top, real(m, count_lanes(leads) - 1) + sum_over_lanes(rest)
 
 

@@ -35,6 +35,18 @@ def test_the_winner_keeps_its_tail(launch_options, rung):
     np.testing.assert_allclose(y[1, 1], -np.exp(-100.0), rtol=0, atol=1.4e-45)
 
 
+@pytest.mark.parametrize("rung", log_softmax.RUNGS)
+def test_a_tail_of_many(exact, launch_options, rung):
+    """A number below the normal ones has few digits itself; a thousand times it has more."""
+    climbing = [-101.0, -93.5, -94.0, -94.5, -95.0, 0.0]  # by steps that do not move the reference
+    x = np.full((2, 70), -np.inf, np.float32)
+    x[0, : len(climbing)] = climbing
+    x[1, 35:43] = -98.0
+    x[1, 3] = 0
+    y = log_softmax.value(x, **launch_options(rung))
+    assert exact.error(y, *exact.log_softmax(x), np.float32) <= 4
+
+
 @pytest.mark.parametrize("rung", log_softmax.VJP_RUNGS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_vjp(exact, hard_rows, rung, dtype):
