@@ -1,5 +1,5 @@
-"""Everything that the host does for the CUDA path, on a driver that runs no kernel: see test_host_side.py, whose
-program this is. Prints what became of each case: its error, how often the host waited, how many kernels it began."""
+"""Everything that the host does for the CUDA path, on the stand-in GPU: see test_host_side.py, whose program this is.
+Prints what became of each case: its error, how often the host waited, how many kernels it began."""
 
 import ctypes
 import json
@@ -8,6 +8,7 @@ import warnings
 
 import ml_dtypes
 import numpy as np
+import stand_in_gpu  # noqa: F401  before anything is compiled
 from lossref_cuda import (
     cross_entropy,
     device_arrays,
@@ -21,6 +22,7 @@ from lossref_cuda import (
 )
 from numba import cuda
 
+DRIVER = ctypes.CDLL("libcuda.so.1")
 OURS, THEIRS = 0x5EED0, 0x7EED0  # streams
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 ROW_WISE = {"logsumexp": logsumexp, "softmax": softmax, "log_softmax": log_softmax}
@@ -39,6 +41,7 @@ class ByDLPack:
     """An array that offers DLPack, and may offer an array interface that names no stream."""
 
     def __init__(self, array, beside=False):
+        DRIVER.stand_in_lend(ctypes.c_uint64(array.ctypes.data), ctypes.c_uint64(array.nbytes))
         self.array, self.dtype, self.ndim, self.shape = array, array.dtype, array.ndim, array.shape
         self.asked = []
         if beside:
@@ -138,13 +141,6 @@ def cases_of(put):
     yield "linear_cross_entropy no classes", arrays, linear_cross_entropy.reduced_value_and_vjp
     arrays = put(x(5, 8, dtype=BFLOAT16)), put(x(4, 8, dtype=BFLOAT16)), put(labels(5))
     yield "linear_cross_entropy bfloat16", arrays, linear_cross_entropy.reduced_value_and_vjp
-    arrays = put(x(600_000, 1)), put(x(2, 1)), put(labels(600_000, 2))
-    how = {"rung": "one_thread_per_entry", "block_size": (600_000, 2)}
-    yield (
-        "linear_cross_entropy many rows at a time",
-        arrays,
-        (lambda a, b, c: linear_cross_entropy.reduced_value_and_vjp(a, b, c, **how)),
-    )
     for rows in (5, 0):
         arrays = put(x(rows, 8)), put(x(8))
         yield f"top_k_softmax {rows}", arrays, (lambda a, b: top_k_softmax.value_and_vjp(a, k=2, bias=b, cotangent=1.0))
@@ -186,6 +182,13 @@ def more_cases():
         (x(0, 3), x(7, 3), x(7, 4)),
         (lambda a, b, c: softmax_attention.value_and_vjp(a, b, c, cotangent=np.ones((0, 4), np.float32))),
     )
+    arrays = on_device(x(530_000, 1)), on_device(x(2, 1)), on_device(labels(530_000, 2))
+    how = {"rung": "one_thread_per_entry", "block_size": (530_000, 2)}  # more than 65535 blocks of 8 rows
+    yield (
+        "device: linear_cross_entropy many rows at a time",
+        arrays,
+        (lambda a, b, c: linear_cross_entropy.reduced_value_and_vjp(a, b, c, **how)),
+    )
     yield "device: any strides", (on_device(x(6, 10)),), lambda a: softmax.value(a[::2, 1:9:3])
     yield "refused: no keys", (on_device(x(5, 3)), on_device(x(0, 3)), on_device(x(0, 4))), softmax_attention.value
     yield "device: repeated", (Interface(on_device(x(1, 5)), None),), softmax.value
@@ -197,15 +200,15 @@ def more_cases():
     )
 
 
-def run(driver, arrays, compute):
-    waits, launches = driver.stand_in_waits(), driver.stand_in_launches()
+def run(arrays, compute):
+    waits, launches = DRIVER.stand_in_waits(), DRIVER.stand_in_launches()
     try:
         compute(*arrays)
         error = None
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
     return {
-        "error": error, "waits": driver.stand_in_waits() - waits, "launches": driver.stand_in_launches() - launches
+        "error": error, "waits": DRIVER.stand_in_waits() - waits, "launches": DRIVER.stand_in_launches() - launches
     }  # fmt: skip
 
 
@@ -220,14 +223,14 @@ def results_know_their_stream():
     return [result.__cuda_array_interface__["stream"] for result in found]
 
 
-def streams_wait_for_each_other(driver):
+def streams_wait_for_each_other():
     """How often a stream is told to wait for another, for labels made on ours, on theirs, on none that is known."""
 
     def count(made_on, **options):
         arrays = on_our_stream(x(5, 4)), Interface(on_device(labels(5)), made_on)
-        before = driver.stand_in_waits_of_streams()
+        before = DRIVER.stand_in_waits_of_streams()
         cross_entropy.value(*arrays, **options)
-        return driver.stand_in_waits_of_streams() - before
+        return DRIVER.stand_in_waits_of_streams() - before
 
     return [count(OURS), count(THEIRS), count(None), count(OURS, stream=cuda.external_stream(THEIRS))]
 
@@ -241,13 +244,12 @@ def stream_shown_to_cupy():
 
 def main():
     warnings.simplefilter("error")  # one that Numba gives on a GPU only, the user would see as well
-    driver = ctypes.CDLL("libcuda.so.1")
     found = {}
     for place, put in (("device", on_device), ("stream", on_our_stream)):
         for name, arrays, compute in cases_of(put):
-            found[f"{place}: {name}"] = run(driver, arrays, compute)
+            found[f"{place}: {name}"] = run(arrays, compute)
     for name, arrays, compute in more_cases():
-        found[name] = run(driver, arrays, compute)
+        found[name] = run(arrays, compute)
     producer = ByDLPack(x(3, 40), beside=True)
     softmax.value(producer)
     print(
@@ -255,7 +257,7 @@ def main():
             {
                 "cases": found,
                 "streams of results": results_know_their_stream(),
-                "waits between streams": streams_wait_for_each_other(driver),
+                "waits between streams": streams_wait_for_each_other(),
                 "stream shown to CuPy": stream_shown_to_cupy(),
                 "asked of DLPack beside version 2": producer.asked,
             }

@@ -1,4 +1,5 @@
-"""The arithmetic of `python -m lossref_cuda.device_check`, and the command itself in the simulator."""
+"""The arithmetic of `python -m lossref_cuda.device_check`, and the command itself in the simulator and on the stand-in
+GPU."""
 
 import json
 import os
@@ -38,13 +39,12 @@ def test_writes_nothing_from_the_simulator_where_results_belong(monkeypatch, cap
     assert "say where to write" in capsys.readouterr().err
 
 
-def test_runs_in_the_simulator(tmp_path):
-    path = tmp_path / "result.json"
-    command = [sys.executable, "-m", "lossref_cuda.device_check", str(path), "--skip-tests"]
-    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"})
+def device_found_by(environment, path, *command):
+    """Runs the command in a process of its own, on rows of 2x40, a product of 6x3x9, attention of 3x2x5 numbers. Looks
+    at what it has written but for the device, and returns that."""
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     result = json.loads(path.read_text())
-    assert result["device"] == {"name": "simulator", "times_mean_something": False}
     seen = {(one["computation"], one["rung"]) for one in result["timings"]}
     assert ("softmax", "row_on_chip") in seen
     assert len(seen) == 30
@@ -58,6 +58,31 @@ def test_runs_in_the_simulator(tmp_path):
         assert one["output_bytes"] == 4 * (6 * 3 + 9 * 3)
         assert one["chunk_bytes"] == 4 * 6 * 9
         assert one["times_products"] == pytest.approx(one["seconds"] / one["seconds_of_products"])
+    assert all(one["seconds"] > 0 and one["share_of_copy"] > 0 for one in result["timings"])
+    return result["device"]
+
+
+def test_runs_in_the_simulator(tmp_path):
+    path, environment = tmp_path / "result.json", {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    device = device_found_by(environment, path, "-m", "lossref_cuda.device_check", str(path), "--skip-tests")
+    assert device == {"name": "simulator", "times_mean_something": False}
+
+
+ON_THE_STAND_IN = """
+import stand_in_gpu
+from lossref_cuda import device_check
+raise SystemExit(device_check.main())
+"""
+
+
+def test_runs_on_the_stand_in(stand_in, tmp_path):
+    """As on a GPU: the kernels that are compiled for one, and times between events."""
+    path = tmp_path / "result.json"
+    sizes = ["--rows", "2", "--columns", "40", "--linear", "6x3x9", "--attention", "3x2x5"]
+    how = ["--skip-tests", "--dtype", "float32", "--repeat", "2"]
+    device = device_found_by(stand_in, path, "-c", ON_THE_STAND_IN, str(path), *sizes, *how)
+    known = {"compute_capability": [9, 0], "multiprocessors": 132, "times_mean_something": True}
+    assert device == {"name": "stand-in", **known}
 
 
 MEMORY = """

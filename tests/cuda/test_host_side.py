@@ -1,34 +1,20 @@
 """What the host does on a machine with a GPU and not in the simulator: copies, views, strides, streams, the geometry of
-launches. It runs here on a driver that runs no kernel (stand_in_driver.c), in a process of its own, since the driver is
-loaded once. What the kernels compute is for the simulator and for a GPU to say."""
+launches. It runs here on the stand-in GPU, in a process of its own, since the driver is loaded once. What the kernels
+compute is for tests/cuda/on_device to say."""
 
-import importlib.util
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import lossref_cuda
 import pytest
 
-HERE = Path(__file__).parent
-COMPILER = shutil.which("cc")
-if importlib.util.find_spec("numba_cuda") is None or COMPILER is None or sys.platform != "linux":
-    pytest.skip("needs numba-cuda, and a C compiler on Linux", allow_module_level=True)
-if lossref_cuda.availability().ok:
-    pytest.skip("there is a GPU, or the simulator stands in for one", allow_module_level=True)
+PROGRAM = Path(__file__).parent / "host_side.py"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("driver")
-    command = [COMPILER, "-shared", "-fPIC", "-w", str(HERE / "stand_in_driver.c"), "-ldl"]
-    subprocess.run([*command, "-o", str(folder / "libcuda.so.1")], check=True)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
-    program = [sys.executable, str(HERE / "host_side.py")]
-    run = subprocess.run(program, capture_output=True, text=True, env=environment, timeout=300)
+def found(stand_in):
+    run = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, env=stand_in, timeout=300)
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads(run.stdout)
 

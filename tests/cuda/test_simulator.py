@@ -16,4 +16,4 @@ def test_in_the_simulator(file, pass_elsewhere):
         pytest.skip(f"tests/cuda/on_device is part of this very run: {state.reason}")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")  # a core for each
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "LOSSREF_TEST_WORKER": worker}
-    pass_elsewhere(FOLDER / file, environment, "in the simulator")
+    pass_elsewhere([FOLDER / file], environment, "in the simulator")

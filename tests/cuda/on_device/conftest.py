@@ -134,6 +134,7 @@ def cross_entropy(x, labels, *, weight=None, ignore_index=-100, label_smoothing=
     rows, count = x.shape
     weight = np.ones(count, np.longdouble) if weight is None else _wide(weight)
     eps, zeta = np.longdouble(label_smoothing), np.longdouble(z_loss_weight)
+    others = np.concatenate([[0], weight[:-1]]).cumsum() + np.concatenate([[0], weight[:0:-1]]).cumsum()[::-1]
     u, slope = x, np.ones_like(x)
     if softcap is not None:
         finite = np.isfinite(x)
@@ -157,7 +158,6 @@ def cross_entropy(x, labels, *, weight=None, ignore_index=-100, label_smoothing=
         smooth = np.zeros_like(p)
         if eps:
             terms[i] += eps / count * _times(weight, minus_log_p).sum()
-            others = np.array([np.delete(weight, j).sum() for j in range(count)])
             smooth = eps / count * (p * others - weight * rest)
         gradient[i] = (pull + from_z + smooth) * slope[i]
         # An offset moves the loss only through the z term; the rest is measured from the maximum.

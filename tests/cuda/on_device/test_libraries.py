@@ -104,7 +104,7 @@ def test_jax(jax):
 
 def test_every_run_gives_the_same_bits(where):
     """A race between threads would show in one of them."""
-    sizes = {"simulator": (2, 2, 40, 3), "stand-in": (3, 4, 300, 6), "GPU": (10, 300, 5000, 200)}
+    sizes = {"simulator": (2, 2, 40, 3), "stand-in": (5, 10, 1500, 40), "GPU": (10, 300, 5000, 200)}
     runs, rows, columns, keys = sizes[where]
     rng = np.random.default_rng(0)
 

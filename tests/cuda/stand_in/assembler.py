@@ -20,13 +20,11 @@ C_TYPES |= {"f16": "_Float16", "f32": "float", "f64": "double", "pred": "uint8_t
 SPECIAL = {
     f"%{name}.{axis}": f"t->{name}[{k}]" for name in ("tid", "ctaid", "ntid", "nctaid") for k, axis in enumerate("xyz")
 }
-SPECIAL["%dynamic_smem_size"] = "t->dynamic_bytes"
+SPECIAL |= {"%dynamic_smem_size": "t->dynamic_bytes", "%clock64": "stand_in_instructions"}
 ORDERED = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 INFIX = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^"}
-INTEGER_RANGE = {
-    "s32": "-2147483648.0, 2147483648.0, INT32_MIN, INT32_MAX",
-    "s64": "-9223372036854775808.0, 9223372036854775808.0, INT64_MIN, INT64_MAX",
-}
+OF_UNSIGNED = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}  # other names of comparisons
+TO_INTEGERS = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}  # to nearest, to zero, down, up
 
 
 class Statement(NamedTuple):
@@ -108,8 +106,8 @@ class Translation:
         if match := re.fullmatch(r"0[fd]([0-9A-Fa-f]+)", operand):
             bits = f"0x{match.group(1)}ull"
             return f"as_{kind}({bits})" if kind[0] == "f" else f"({wanted}){bits}"
-        if re.fullmatch(r"-?\d+", operand):
-            return f"({wanted}){int(operand) % 2**64}ull"
+        if re.fullmatch(r"-?(\d+|0x[0-9A-Fa-f]+)", operand):
+            return f"({wanted}){int(operand, 0) % 2**64}ull"
         raise ValueError(f"line {self.line}: unknown operand {operand}")
 
     def write(self, operand: str, kind: str, value: str) -> str:
@@ -154,10 +152,11 @@ class Translation:
             return self.write(result, "b32", f"to_bfloat16({upper}) << 16 | to_bfloat16({lower})")
         if how == ["sat"] and to == source == "f32":
             value = f"fminf(fmaxf({value}, 0.0f), 1.0f)"
-        elif how in (["rni"], ["rzi"]) and to == source:
-            value = f"{'rint' if how == ['rni'] else 'trunc'}{'f' if to == 'f32' else ''}({value})"
-        elif how == ["rzi"] and to in INTEGER_RANGE:
-            value = f"to_integer({value}, {INTEGER_RANGE[to]})"
+        elif how and how[0] in TO_INTEGERS and len(how) == 1 and source in ("f32", "f64"):
+            value = f"{TO_INTEGERS[how[0]]}{'f' if source == 'f32' else ''}({value})"
+            if to != source:
+                bits, lowest_of_nan = int(to[1:]), source == "f64" or to[1:] == "64"
+                value = f"to_integer({value}, {bits}, {int(to[0] == 's')}, {int(lowest_of_nan)})"
         elif how not in ([], ["rn"]):
             raise NotImplementedError
         return self.write(result, to, value)
@@ -188,13 +187,13 @@ class Translation:
             low, high = (self.read(part, f"b{bits // 2}") for part in split(source.strip("{}")))
             return self.write(result, f"b{bits}", f"({C_TYPES[f'b{bits}']})({high}) << {bits // 2} | {low}")
         if kind == "pred":
-            return self.write(
-                result, "pred", "0" if source == "0" else "1" if source == "-1" else self.read(source, "pred")
-            )
+            constant = {"0": "0", "-1": "1"}.get(source)
+            return self.write(result, "pred", constant or self.read(source, "pred"))
         return self.write(result, kind, self.read(source, kind))
 
     def compare(self, comparison: str, kind: str, operands: list[str]) -> str:
         a, b = (self.read(operand, kind) for operand in operands[1:])
+        comparison = OF_UNSIGNED.get(comparison, comparison)
         unordered = f"({a} != {a} || {b} != {b})"
         if comparison in ("nan", "num"):
             value = unordered if comparison == "nan" else f"!{unordered}"
@@ -227,21 +226,32 @@ class Translation:
             value = f"add_toward_zero({a}, {b})"
         elif operation == "mul" and (how == ["lo"] or (real and known)):
             value = f"{a} * {b}"
+        elif operation == "mul" and how == ["hi"]:
+            wide = f"({'unsigned ' if kind[0] == 'u' else ''}__int128)"
+            value = f"{wide}{a} * {b} >> {kind[1:]}"
+        elif operation == "mad" and how == ["lo"]:
+            value = f"{a} * {b} + {c}"
         elif operation == "mul" and how == ["wide"]:
             result = f"{kind[0]}{2 * int(kind[1:])}"
             value = f"({C_TYPES[result]}){a} * {b}"
-        elif operation == "fma" and how == ["rn"]:
+        elif operation == "sqrt" and how == ["rn"]:
+            value = f"sqrt{f}({a})"
+        elif operation == "fma" and how == ["rn"] and kind in ("f32", "f64"):
             value = f"fma{f}({a}, {b}, {c})"
         elif operation == "fma" and how == ["rm"] and kind == "f32":
             value = f"fma_downward({a}, {b}, {c})"
+        elif operation == "fma" and how == ["rz"] and kind == "f32":
+            value = f"fma_toward_zero({a}, {b}, {c})"
         elif operation == "div" and real and how == ["rn"]:
             value = f"{a} / {b}"
-        elif operation == "div" and how == ["approx", "ftz"] and kind == "f32":
-            value = f"div_approx({a}, {b}, 1)"
-        elif operation == "div" and not real and known:
-            value = f"{b} == 0 ? ({C_TYPES[kind]})~0ull : {a} / {b}"
-        elif operation == "rem" and known:
-            value = f"{b} == 0 ? {a} : {a} % {b}"
+        elif operation == "div" and how in (["approx"], ["approx", "ftz"]) and kind == "f32":
+            value = f"div_approx({a}, {b}, {int('ftz' in how)})"
+        elif operation in ("div", "rem") and not real and known:  # a processor that divides by -1 may overflow
+            by_zero, by_minus_one = ("~0ull", f"-{a}") if operation == "div" else (a, "0")
+            value = f"{a} {'/' if operation == 'div' else '%'} {b}"
+            if kind[0] == "s":
+                value = f"{b} == -1 ? {by_minus_one} : {value}"
+            value = f"{b} == 0 ? ({C_TYPES[kind]}){by_zero} : {value}"
         elif operation == "rcp" and how == ["rn"]:
             value = f"1 / {a}"
         elif operation == "rcp" and how == ["approx", "ftz"]:
@@ -249,13 +259,18 @@ class Translation:
         elif operation == "ex2" and how in (["approx"], ["approx", "ftz"]):
             value = f"ex2_approx({a}, {int('ftz' in how)})"
         elif operation in ("min", "max") and real and known:
-            value = f"f{operation}{f}({a}, {b})"
+            value = f"{operation}_{kind}({a}, {b})"
         elif operation in ("min", "max") and known:
             value = f"{a} {'<' if operation == 'min' else '>'} {b} ? {a} : {b}"
         elif operation == "neg" and known:
             value = f"-{a}"
-        elif operation == "abs" and real and known:
-            value = f"fabs{f}({a})"
+        elif operation == "abs" and known:
+            value = f"fabs{f}({a})" if real else f"{a} < 0 ? -{a} : {a}"
+        elif operation in ("clz", "popc") and known:
+            result, zero = "u32", f"!{a} ? {kind[1:]} : " if operation == "clz" else ""
+            value = f"{zero}__builtin_{operation.replace('popc', 'popcount')}{'ll' if kind == 'b64' else ''}({a})"
+        elif operation == "brev" and kind == "b32" and known:
+            value = f"reverse_bits({a})"
         elif operation == "copysign" and known:
             value = f"copysign{f}({b}, {a})"
         elif operation == "not" and known:
@@ -333,7 +348,7 @@ class Translation:
             guard, text = re.fullmatch(r"(?:@(!?%\w+)\s+)?(.*)", text, re.DOTALL).groups()
             try:
                 done = self.instruction(text)
-            except NotImplementedError:
+            except (NotImplementedError, KeyError):
                 raise NotImplementedError(f"line {self.line}: {text}") from None
             self.pending += 1
             if guard or "goto" in done or "return" in done:
@@ -403,21 +418,8 @@ def compile_c(sources: list[str], library: Path, *options: str):
     # No contraction and no excess precision: each instruction rounds as PTX says. Signed numbers wrap around.
     exact = ["-march=native", "-ffp-contract=off", "-fwrapv", "-fno-strict-aliasing", "-fno-math-errno"]
     partial = library.with_suffix(f".{hashlib.sha256(str(sources).encode()).hexdigest()[:6]}.partial")
-    command = [
-        "cc",
-        "-shared",
-        "-fPIC",
-        "-w",
-        f"-I{HERE}",
-        *exact,
-        *options,
-        *sources,
-        "-o",
-        str(partial),
-        "-lm",
-        "-ldl",
-    ]
-    run = subprocess.run(command, capture_output=True, text=True)
+    command = ["cc", "-shared", "-fPIC", "-w", f"-I{HERE}", *exact, *options, *sources, "-o", str(partial)]
+    run = subprocess.run([*command, "-lm", "-ldl"], capture_output=True, text=True)
     if run.returncode != 0:
         raise RuntimeError(run.stderr[-3000:])
     partial.rename(library)  # another process may be at the same

@@ -18,6 +18,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 typedef unsigned long long pointer;
 
@@ -26,7 +27,7 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201,
 static char context;
 static __thread void *current;
 static int waits, launches, waits_of_streams;
-unsigned long long stand_in_instructions;
+unsigned long long stand_in_instructions, stand_in_bytes[2];  /* executed by threads; loaded from global memory, stored */
 
 int stand_in_waits(void) { return waits; }
 int stand_in_launches(void) { return launches; }
@@ -81,9 +82,9 @@ int cuCtxGetDevice(int *device) { *device = 0; return current ? SUCCESS : INVALI
 
 int cuMemGetInfo_v2(size_t *available, size_t *total) { *available = *total = (size_t)80 << 30; return SUCCESS; }
 
-/* Who has last written and read each two bytes, and when: time goes on at each launch, block and barrier. A reader may
- * be several of a warp, or of a block. */
-enum { GRAIN = 2, SEVERAL_OF_WARP = 0x4000, SEVERAL = 0xFFFF };
+/* Who has last written and read a byte, and when: time goes on at each launch, block and barrier. A reader may be several
+ * of a warp, or of a block. */
+enum { SEVERAL_OF_WARP = 0x4000, SEVERAL = 0xFFFF };
 typedef struct {
     uint32_t written, first_read, last_read;
     uint16_t writer, reader;
@@ -164,7 +165,7 @@ static int comes_before(uint32_t when, unsigned who, thread *t) {
 
 /* Two threads may use the same memory if both read, or one comes before the other. */
 static void meet(thread *t, history *past, unsigned bytes, int stores, unsigned line) {
-    for (history *each = past; each < past + (bytes + GRAIN - 1) / GRAIN; each++) {
+    for (history *each = past; each < past + bytes; each++) {
         int read = each->last_read >= launch_began;
         int reads_before = each->first_read >= block_began && comes_before(each->last_read, each->reader, t);
         if (each->written >= launch_began && !comes_before(each->written, each->writer, t))
@@ -186,8 +187,9 @@ void *in_global(thread *t, uint64_t address, unsigned bytes, int stores, unsigne
     allocation *found = allocation_of(address);
     if (!found || address + bytes > found->start + found->size) fault(t, line, "is outside of all arrays");
     if (address % bytes) fault(t, line, "uses an address that is no multiple of the size of the access");
-    if (!found->past) found->past = calloc(found->size / GRAIN + 1, sizeof *found->past);
-    meet(t, found->past + (address - found->start) / GRAIN, bytes, stores, line);
+    if (!found->past) found->past = calloc(found->size, sizeof *found->past);
+    meet(t, found->past + (address - found->start), bytes, stores, line);
+    stand_in_bytes[stores] += bytes;
     return (void *)address;
 }
 
@@ -195,7 +197,7 @@ void *in_shared(thread *t, uint64_t address, unsigned bytes, int stores, unsigne
     uint64_t offset = address - (uint64_t)shared;
     if (offset + bytes > shared_bytes || offset > shared_bytes) fault(t, line, "is outside of shared memory");
     if (address % bytes) fault(t, line, "uses an address that is no multiple of the size of the access");
-    meet(t, shared_history + offset / GRAIN, bytes, stores, line);
+    meet(t, shared_history + offset, bytes, stores, line);
     return (void *)address;
 }
 
@@ -231,6 +233,7 @@ float rcp_approx(float x, int flush) {
 
 float div_approx(float x, float y, int flush) {
     x = flushed(x, flush), y = flushed(y, flush);
+    if (fabsf(y) > 0x1p126f && !isinf(y)) return isinf(x) ? NAN : 0 * x * y;
     return flushed(off_by((double)x / y, bits_f32(x) ^ bits_f32(y), 2), flush);
 }
 
@@ -241,14 +244,14 @@ double rcp_approx_double(double x) {
 }
 
 static float rounded(int mode, float a, float b, float c) {
-    int before = fegetround();
     fesetround(mode);
     volatile float x = a, y = b, z = c, result = fmaf(x, y, z);
-    fesetround(before);
+    fesetround(FE_TONEAREST);
     return result;
 }
 
 float fma_downward(float a, float b, float c) { return rounded(FE_DOWNWARD, a, b, c); }
+float fma_toward_zero(float a, float b, float c) { return rounded(FE_TOWARDZERO, a, b, c); }
 float add_toward_zero(float a, float b) { return rounded(FE_TOWARDZERO, a, 1, b); }
 
 /* ---- copies ---- */
@@ -258,13 +261,25 @@ int cuMemcpyHtoD_v2(pointer to, const void *from, size_t size) { return copy((vo
 int cuMemcpyDtoH_v2(void *to, pointer from, size_t size) { return copy(to, (void *)from, size); }
 int cuMemcpyHtoDAsync_v2(pointer to, void *from, size_t size, void *stream) { return copy((void *)to, from, size); }
 int cuMemcpyDtoHAsync_v2(void *to, pointer from, size_t size, void *stream) { return copy(to, (void *)from, size); }
+int cuMemcpyDtoD_v2(pointer to, pointer from, size_t n) { return memmove((void *)to, (void *)from, n), SUCCESS; }
+int cuMemcpyDtoDAsync_v2(pointer to, pointer from, size_t n, void *stream) { return cuMemcpyDtoD_v2(to, from, n); }
+int cuMemsetD8_v2(pointer to, unsigned char byte, size_t count) { return memset((void *)to, byte, count), SUCCESS; }
+int cuMemsetD8Async(pointer to, unsigned char byte, size_t n, void *stream) { return cuMemsetD8_v2(to, byte, n); }
 
 /* ---- streams and events ---- */
 
 int cuStreamSynchronize(void *stream) { waits++; return SUCCESS; }
 int cuEventSynchronize(void *event) { waits++; return SUCCESS; }
 int cuCtxSynchronize(void) { waits++; return SUCCESS; }
-int cuEventCreate(void **event, unsigned flags) { *event = malloc(1); return SUCCESS; }
+int cuEventCreate(void **event, unsigned flags) { *event = calloc(1, sizeof(struct timespec)); return SUCCESS; }
+int cuEventRecord(void *event, void *stream) { return clock_gettime(CLOCK_MONOTONIC, event); }
+int cuEventDestroy_v2(void *event) { free(event); return SUCCESS; }
+
+int cuEventElapsedTime_v2(float *milliseconds, struct timespec *from, struct timespec *to) {
+    *milliseconds = (to->tv_sec - from->tv_sec) * 1e3 + (to->tv_nsec - from->tv_nsec) * 1e-6;
+    return SUCCESS;
+}
+
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { waits_of_streams++; return SUCCESS; }
 
 /* ---- code: a library made by assembler.py, given by its path ---- */
@@ -382,9 +397,17 @@ static void pass_warp_barrier(thread *warp, uint32_t members) {
 
 /* ---- the order of things, which is no kernel's to rely on ---- */
 
+static unsigned order;
+
+static void choose_order(void) {
+    static uint32_t random = 1;
+    random = random * 1664525u + 1013904223u;
+    order = (random >> 16) % 3;
+}
+
 /* The position of the k-th of `count` in the order of this launch: forwards, backwards, or from the middle on. */
 static unsigned in_order(unsigned k, unsigned count) {
-    return launches % 3 == 0 ? k : launches % 3 == 1 ? count - 1 - k : (k + count / 2) % count;
+    return order == 0 ? k : order == 1 ? count - 1 - k : (k + count / 2) % count;
 }
 
 /* Each lane in its turn runs as far as it can; then those that wait for each other exchange, and so on. */
@@ -435,7 +458,7 @@ static void run_block(launch *how, kernel *code, unsigned block, void **argument
     memset(threads, 0, thread_count * sizeof *threads);
     memset(registers, 0xFF, (size_t)thread_count * code->register_bytes);
     memset(shared, 0xFF, shared_bytes);
-    memset(shared_history, 0, (shared_bytes / GRAIN + 1) * sizeof *shared_history);
+    memset(shared_history, 0, shared_bytes * sizeof *shared_history);
     block_began = block_met = ++now;
     memset(warp_met, 0, sizeof warp_met);
     for (unsigned k = 0; k < thread_count; k++) {
@@ -477,11 +500,12 @@ int cuLaunchKernelEx(launch *how, void *function, void **arguments, void **extra
     if (thread_count > 1024 || shared_bytes > 49152)
         return refuse(INVALID_VALUE, "%u threads a block, %u bytes of shared memory", thread_count, shared_bytes);
     running = code;
-    shared_history = malloc((shared_bytes / GRAIN + 1) * sizeof *shared_history);
+    shared_history = malloc((shared_bytes + 1) * sizeof *shared_history);
     shared = aligned_alloc(128, (shared_bytes + 128) / 128 * 128);
     threads = malloc(thread_count * sizeof *threads);
     char *registers = malloc((size_t)thread_count * code->register_bytes + 1);
     launch_began = ++now;
+    choose_order();
     int failed = setjmp(end_of_launch);
     if (!failed)
         for (unsigned k = 0; k < blocks; k++) run_block(how, code, in_order(k, blocks), arguments, registers);

@@ -40,6 +40,7 @@ float div_approx(float, float, int flush);
 double rcp_approx_double(double);
 
 float fma_downward(float, float, float);
+float fma_toward_zero(float, float, float);
 float add_toward_zero(float, float);
 
 static inline float as_f32(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
@@ -49,8 +50,28 @@ static inline uint32_t bits_f32(float x) { uint32_t bits; memcpy(&bits, &x, 4); 
 static inline uint64_t bits_f64(double x) { uint64_t bits; memcpy(&bits, &x, 8); return bits; }
 static inline uint16_t bits_f16(_Float16 x) { uint16_t bits; memcpy(&bits, &x, 2); return bits; }
 
-static inline int64_t to_integer(double x, double least, double above, int64_t lowest, int64_t highest) {
-    return x != x ? 0 : x < least ? lowest : x >= above ? highest : (int64_t)x;
+/* cvt: beyond the range its ends; `nan` is what is made of no number. */
+static inline uint64_t to_integer(double x, unsigned bits, int has_sign, int nan) {
+    uint64_t top = 1ull << (bits - 1);
+    if (x != x) return nan ? top : 0;
+    if (has_sign) return x < -(double)top ? top : x >= (double)top ? top - 1 : (uint64_t)(int64_t)x;
+    return x <= 0 ? 0 : x >= 2 * (double)top ? top - 1 + top : (uint64_t)x;
+}
+
+/* The smaller; of a number and a NaN the number, and -0 is below 0. */
+#define OF_TWO(name, type, better, zero)                                                                               \
+    static inline type name(type a, type b) {                                                                          \
+        return a != a ? b : b != b ? a : a == b ? (!signbit(a) == zero ? b : a) : a better b ? a : b;                   \
+    }
+OF_TWO(min_f32, float, <, 1)
+OF_TWO(min_f64, double, <, 1)
+OF_TWO(max_f32, float, >, 0)
+OF_TWO(max_f64, double, >, 0)
+
+static inline uint32_t reverse_bits(uint32_t x) {
+    uint32_t result = 0;
+    for (int k = 0; k < 32; k++) result |= (x >> k & 1) << (31 - k);
+    return result;
 }
 
 static inline uint32_t to_bfloat16(float x) {
