@@ -279,6 +279,7 @@ def test_fifty_thousand_classes(loss, monkeypatch):
         assert all(np.max(truth.gradient_error(k, g, np.float32)) <= GRADIENT_LIMIT for k, g in enumerate(gradients))
 
 
+
 @every_loss
 @pytest.mark.parametrize(
     "dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.longdouble], ids=lambda d: np.dtype(d).name

@@ -23,7 +23,8 @@ Rungs, from the obvious kernel to the fast one, each with its reason:
     vectorised                   a block a row, by 128-bit loads and stores
     long_row_split_over_blocks   several blocks a row, states merged in a fixed order; for few long rows
 
-The vectorised ones are compiled once more without the options: half of the instructions, and fewer registers.
+The vectorised ones and the last are compiled once more without the options: half of the instructions, and fewer
+registers.
 
 A walk for the state, one more for the gradient while the row is still in the cache, one more where there is
 label smoothing. The gradient at the label is written from d, never read back and corrected.

@@ -281,7 +281,9 @@ def measure_attention(queries: int, features: int, keys: int, dtype: str, repeat
             repeat,
         )
         ratio = None if peer is None else seconds / peer
-        found.append(AttentionTiming(rung, queries, features, keys, dtype, seconds, rate(operations, seconds), ratio))
+        found.append(
+            AttentionTiming(rung, queries, features, keys, dtype, seconds, rate(operations, seconds), ratio)
+        )
     return found
 
 

@@ -6,7 +6,6 @@ kernels call
     load, store          one element, any storage dtype; the arithmetic is float32, or float64 for float64
     load4, store4        four neighbours at once: a 128-bit access for float32
     load_at, store_at    the same for an array of one dimension
-    widen                an element that was read by other means
     as_row               an array of one dimension, as the only row of a matrix
     real, lowest         a constant in the arithmetic's dtype (Numba would make a plain 1.0 a float64);
                          the most negative finite number
@@ -53,7 +52,6 @@ if SIMULATED:
         store_at,
         tanh,
         wait_for_warp,
-        widen,
     )
 else:
     import math
@@ -120,15 +118,6 @@ else:
     def _check(array, dimensions, name):
         if not (isinstance(array, types.Array) and array.ndim == dimensions and array.layout == "C"):
             raise TypingError(f"{name} takes a C-contiguous array of {dimensions} dimension(s), not {array}")
-
-    @intrinsic
-    def widen(typing_context, element):
-        """An element as read from an array, in the arithmetic's dtype."""
-
-        def generate(context, builder, signature, arguments):
-            return _widen(context, builder, element, arguments[0])
-
-        return _arithmetic(element)(element), generate
 
     @intrinsic
     def load(typing_context, array, row, column):

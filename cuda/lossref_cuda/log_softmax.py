@@ -6,7 +6,7 @@ x_j - m is exact. For the maximum's own entry the result is -log1p(r): 4e-18 whe
 Rungs, from the obvious kernel to the fast one, each with its reason:
 
     one_thread_per_row           the definition: one thread walks a row, loads do not coalesce
-    one_warp_per_row             32 lanes read 32 neighbours; five shuffles merge the states
+    one_warp_per_row             32 lanes read 32 neighbours; shuffles merge the states
     one_warp_per_row_vectorised  128-bit loads and stores
     block_per_row_online         a long row keeps a whole block busy; two reads and one write
     vectorised                   the same with 128-bit loads and stores

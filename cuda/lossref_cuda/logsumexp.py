@@ -4,8 +4,7 @@ Rungs, from the obvious kernel to the fast one, each with its reason:
 
     one_thread_per_row           the definition: one thread walks a row. Neighbouring threads read addresses a
                                  whole row apart, so each load fetches 32 bytes to use 4
-    one_warp_per_row             32 lanes read 32 neighbours, the loads coalesce; five shuffles merge the
-                                 states
+    one_warp_per_row             32 lanes read 32 neighbours, the loads coalesce; shuffles merge the states
     one_warp_per_row_vectorised  128-bit loads: a quarter of the load instructions, four loads' worth in
                                  flight; ex2.approx for the exponentials
     block_per_row_online         a long row keeps 8 warps busy instead of one; one read of the row

@@ -26,7 +26,7 @@ def _arithmetic(dtype):
     return np.float64 if dtype == np.float64 else np.float32
 
 
-def widen(value):
+def _widen(value):
     if isinstance(value, np.uint16):  # bfloat16: the upper half of a float32
         return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
     return _arithmetic(value.dtype)(value)
@@ -43,7 +43,7 @@ def _narrow(dtype, value):
 
 
 def load(array, row, column):
-    return widen(array[row, column])
+    return _widen(array[row, column])
 
 
 def store(array, row, column, value):
@@ -51,7 +51,7 @@ def store(array, row, column, value):
 
 
 def load_at(array, index):
-    return widen(array[index])
+    return _widen(array[index])
 
 
 def store_at(array, index, value):
@@ -64,7 +64,7 @@ def as_row(array, columns):
 
 def load4(array, row, column):
     assert (row * array.shape[1] + column) % 4 == 0, "load4 needs an aligned address"
-    return tuple(widen(array[row, column + k]) for k in range(4))
+    return tuple(_widen(array[row, column + k]) for k in range(4))
 
 
 def store4(array, row, column, a, b, c, d):
@@ -175,7 +175,7 @@ def pack_bfloat16(low, high):
 
 
 def _halves(word):
-    return [widen(np.uint16(int(word) & 0xFFFF)), widen(np.uint16(int(word) >> 16))]
+    return [_widen(np.uint16(int(word) & 0xFFFF)), _widen(np.uint16(int(word) >> 16))]
 
 
 @_quietly

@@ -58,7 +58,9 @@ def test_a_masked_label(tau):
 
 def test_truncated_rows_are_given_up():
     logits, labels = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([0, 0, 0])
-    value, gradient = lr.generalized_cross_entropy.value_and_grad(logits, labels, truncation=0.5, reduction="none")
+    value, gradient = lr.generalized_cross_entropy.value_and_grad(
+        logits, labels, truncation=0.5, reduction="none"
+    )
     given_up = (1 - 0.5**0.7) / 0.7
     np.testing.assert_allclose(value[[0, 2]], given_up, rtol=1e-15)
     assert value[1] < given_up

@@ -273,7 +273,9 @@ class TestPyTorch:
 
         def peer(torch, x):
             w = torch.tensor(WEIGHT) if weighted else None
-            return torch.nn.functional.nll_loss(x, torch.tensor(labels), weight=w, ignore_index=ignore_index, **options)
+            return torch.nn.functional.nll_loss(
+                x, torch.tensor(labels), weight=w, ignore_index=ignore_index, **options
+            )
 
         weight = {"weight": WEIGHT} if weighted else {}
         agree(lr.nll, lr.log_softmax(LOGITS), labels, peer=peer, ignore_index=ignore_index, **weight, **options)
