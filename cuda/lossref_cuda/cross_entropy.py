@@ -283,33 +283,29 @@ def write_gradient4(
     logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
     cap, inverse, start, stop, first, step,
 ):  # fmt: skip
-    """The same with 128-bit accesses; what is not aligned at the two ends goes one by one. Four entries ask once
-    whether the label is among them."""
+    """The same with 128-bit accesses; what is not aligned at the two ends goes one by one. Four entries do not ask
+    whether the label is among them: the thread that has written it writes it again."""
     begin, end = aligned_part(logits, at, start, stop)
     if start + first < begin:
         write_gradient(
             logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
             cap, inverse, start, begin, first, step,
         )  # fmt: skip
+    mine = begin <= label and label < end and ((label - begin) >> 2) & (step - 1) == first
+    again = kappa * at_label
+    if mine:  # the logit, before it may be overwritten
+        again *= slope(load(logits, at, label), cap, inverse)
     j = begin + 4 * first
     while j < end:
         a, b, c, d = load4(logits, at, j)
-        x = real(logits, 0.0)
-        here = j <= label and label < j + 4
-        if here:
-            x = load(logits, at, label)
         a = one_entry(logits, weight, weighted, j, a, m, r, share, smooth, total, kappa, cap, inverse)
         b = one_entry(logits, weight, weighted, j + 1, b, m, r, share, smooth, total, kappa, cap, inverse)
         c = one_entry(logits, weight, weighted, j + 2, c, m, r, share, smooth, total, kappa, cap, inverse)
         d = one_entry(logits, weight, weighted, j + 3, d, m, r, share, smooth, total, kappa, cap, inverse)
-        if here:
-            g = kappa * at_label * slope(x, cap, inverse)
-            a = g if j == label else a
-            b = g if j + 1 == label else b
-            c = g if j + 2 == label else c
-            d = g if j + 3 == label else d
         store4(gradient, row, j, a, b, c, d)
         j += 4 * step
+    if mine:
+        store(gradient, row, label, again)
     if end + first < stop:
         write_gradient(
             logits, at, weight, weighted, gradient, row, label, m, r, share, at_label, smooth, total, kappa,
@@ -428,17 +424,28 @@ def one_thread_per_row(
         )  # fmt: skip
 
 
-@cuda.jit
-def one_warp_per_row(
+@device_function
+def row_of_this_warp(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
-    softcap, z_loss_weight,
+    softcap, z_loss_weight, wide,
 ):  # fmt: skip
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < logits.shape[0]:
         whole_row(
             logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
-            label_smoothing, softcap, z_loss_weight, row, row, cuda.threadIdx.x, 32, 32, False,
+            label_smoothing, softcap, z_loss_weight, row, row, cuda.threadIdx.x, 32, 32, wide,
         )  # fmt: skip
+
+
+@cuda.jit
+def one_warp_per_row(
+    logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+    softcap, z_loss_weight,
+):  # fmt: skip
+    row_of_this_warp(
+        logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+        softcap, z_loss_weight, False,
+    )  # fmt: skip
 
 
 @cuda.jit
@@ -446,12 +453,10 @@ def one_warp_per_row_vectorised(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
 ):  # fmt: skip
-    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
-    if row < logits.shape[0]:
-        whole_row(
-            logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index,
-            label_smoothing, softcap, z_loss_weight, row, row, cuda.threadIdx.x, 32, 32, True,
-        )  # fmt: skip
+    row_of_this_warp(
+        logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
+        softcap, z_loss_weight, True,
+    )  # fmt: skip
 
 
 @cuda.jit
@@ -459,12 +464,10 @@ def one_warp_per_row_vectorised_without_options(
     logits, labels, weight, cotangent, terms, gradient, wanted, weighted, ignore_index, label_smoothing,
     softcap, z_loss_weight,
 ):  # fmt: skip
-    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
-    if row < logits.shape[0]:
-        whole_row(
-            logits, labels, weight, cotangent, terms, gradient, wanted, False, ignore_index, 0.0,
-            0.0, 0.0, row, row, cuda.threadIdx.x, 32, 32, True,
-        )  # fmt: skip
+    row_of_this_warp(
+        logits, labels, weight, cotangent, terms, gradient, wanted, False, ignore_index, 0.0, 0.0, 0.0,
+        True,
+    )  # fmt: skip
 
 
 @cuda.jit

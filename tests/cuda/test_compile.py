@@ -168,7 +168,7 @@ def test_tiles_are_multiplied_from_shared_memory(label):
 
 @pytest.mark.parametrize(
     ("rung", "registers"),
-    [("vectorised", 40), ("one_warp_per_row_vectorised", 48), ("long_row_split_over_blocks.finish_piece", 56)],
+    [("vectorised", 32), ("one_warp_per_row_vectorised", 48), ("long_row_split_over_blocks.finish_piece", 56)],
 )
 def test_cross_entropy_without_options_is_half_as_long(rung, registers):
     general = KERNELS[f"cross_entropy.{rung}"]
